@@ -1,0 +1,207 @@
+"""The merge file: one YAML that says what the labels of several datasets mean in common words."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nnunet_partial.errors import LabelError
+
+__all__ = [
+    "Exclusion",
+    "Meaning",
+    "MergeFile",
+    "SetEntry",
+    "SlicesRow",
+    "SourceEntry",
+    "load_merge_file",
+    "read_csv",
+    "read_csv_mapping",
+]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Exclusion(_Entry):
+    """`{not: [...]}`: anything but these."""
+
+    excluded: list[str] = Field(alias="not")
+
+
+Meaning = str | list[str] | Exclusion
+"""What a label could be: an atom, a class, a list of them, `{not: [...]}`, or 'unknown'."""
+
+
+def _class_entry(content: Any) -> Any:
+    if content is None or isinstance(content, list):
+        return {"atoms": content}
+    if isinstance(content, str):
+        return {"atoms": [content]}
+    return content
+
+
+class ClassEntry(_Entry):
+    """A class: its atoms (default: one atom of the same name) and, rarely, an axis other than the default."""
+
+    atoms: list[str] | None = None
+    axis: str | None = None
+
+
+def _set_entry(content: Any) -> Any:
+    return {"labels": content} if isinstance(content, (list, str)) else content
+
+
+class SetEntry(_Entry):
+    """One annotation set of a source: which of its labels were annotated, and what is known to be absent.
+
+    Labels given as a mapping have another meaning in this set than in the source as a whole.
+    """
+
+    labels: list[str | int] | dict[str | int, Meaning] | Literal["all"] = "all"
+    absent: list[str] = []
+
+
+class SidesEntry(_Entry):
+    """Classes with a side and the image axes (z, y, x) = (0, 1, 2) along which left and right lie."""
+
+    classes: list[str] | None = None
+    axes: list[int] | None = None
+
+
+class SourceEntry(_Entry):
+    """One raw nnU-Net dataset and the meaning of its labels. All keys are explained in docs/merge-file.md."""
+
+    dataset: str | int
+    modality: str | None = None
+    labels: dict[str | int, Meaning] = {}
+    unlisted: Literal["error", "background", "unknown"] = "error"
+    absent: list[str] = []
+    annotated: dict[str, Annotated[SetEntry, BeforeValidator(_set_entry)]] | None = None
+    cases: dict[str, str] | str | None = None
+    slices: str | None = None
+    keep_apart: list[str] | Literal["all"] = []
+    patients: dict[str, str] | str | None = None
+    exclude: list[str] = []
+
+
+class MergeFile(_Entry):
+    """The whole merge file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    classes: dict[str, Annotated[ClassEntry, BeforeValidator(_class_entry)]] = Field(min_length=1)
+    sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], SourceEntry] = Field(min_length=1)
+    channel_names: dict[str | int, str] | None = None
+    sides: SidesEntry = SidesEntry()
+    folds: int = Field(default=5, ge=2)
+
+
+class SlicesRow(_Entry):
+    """One row of a slices CSV: on slices first..last (inclusive) of an axis, an annotation set applies."""
+
+    case: str
+    axis: Literal["x", "y", "z"]
+    first: int = Field(ge=0)
+    last: int = Field(ge=0)
+    set: str
+
+
+def load_merge_file(path: Path) -> MergeFile:
+    """Reads and checks the form of a merge file.
+
+    Args:
+        path: The YAML file.
+
+    Raises:
+        LabelError: It is missing, no YAML, or has unknown, missing or ill-typed keys; names each of them.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_NoDuplicates)
+    except FileNotFoundError as error:
+        raise LabelError(f"{path}: no such file; expected a merge file (YAML)") from error
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read ({error.strerror}); expected a merge file (YAML)") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LabelError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    try:
+        return MergeFile.model_validate(content)
+    except ValidationError as error:
+        raise LabelError(_validation_message(path, error)) from error
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Reads a CSV file with named columns.
+
+    Raises:
+        LabelError: The file or one of the columns is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            missing = [c for c in columns if c not in (reader.fieldnames or [])]
+            if missing:
+                raise LabelError(f"{path}: columns {missing} are missing; expected {list(columns)}")
+            return [{c: (row[c] or "").strip() for c in columns} for row in reader]
+    except FileNotFoundError as error:
+        raise LabelError(f"{path}: no such file; expected a CSV with the columns {list(columns)}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{path}: cannot be read as CSV text ({error}); save it as CSV (UTF-8)") from error
+
+
+def read_csv_mapping(path: Path, key: str, value: str) -> dict[str, str]:
+    """Reads two columns of a CSV file as a mapping.
+
+    Raises:
+        LabelError: The file or a column is missing, or a key has two values.
+    """
+    mapping: dict[str, str] = {}
+    for number, row in enumerate(read_csv(path, (key, value)), start=2):
+        if mapping.setdefault(row[key], row[value]) != row[value]:
+            raise LabelError(
+                f"{path}, line {number}: {key} '{row[key]}' has the {value} '{row[value]}' here and "
+                f"'{mapping[row[key]]}' above; keep one line"
+            )
+    return mapping
+
+
+def _validation_message(path: Path, error: ValidationError) -> str:
+    lines: dict[str, None] = {}
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"] if not _is_branch(str(part))]
+        if problem["type"] == "extra_forbidden":
+            reason = f"unknown key (value {problem['input']!r})"
+        elif problem["type"] == "missing":
+            reason = "is missing"
+        else:
+            reason = f"{problem['msg'].lower()}, found {problem['input']!r}"
+        lines[f"  - {'.'.join(place) or 'file'}: {reason}"] = None
+    return "\n".join([f"{path}: not a valid merge file", *lines])
+
+
+def _is_branch(part: str) -> bool:
+    """Parts that pydantic adds for the branches of a union; they mean nothing to a user."""
+    return part in {"str", "int", "Exclusion", "[key]"} or "[" in part or part.startswith("literal")
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys; a source written twice must be an error instead."""
+
+
+def _unique_mapping(loader: _NoDuplicates, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    if not all(isinstance(key, Hashable) for key in keys):
+        raise yaml.constructor.ConstructorError(None, None, "a list or mapping cannot be a key", node.start_mark)
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise yaml.constructor.ConstructorError(None, None, f"keys written twice: {twice}", node.start_mark)
+    loader.flatten_mapping(node)
+    return dict(loader.construct_pairs(node, deep=True))
+
+
+_NoDuplicates.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)

@@ -1,0 +1,249 @@
+"""Images and label maps on disk: arrays in (x, y, z) order and a voxel-to-world affine, for every format alike.
+
+NIfTI is read by nibabel, which accepts headers that ITK refuses (non-orthonormal directions); NRRD, MetaImage,
+PNG, TIFF and BMP are read by SimpleITK.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from nnunet_partial.atomic import atomic_path
+from nnunet_partial.errors import VolumeError
+
+__all__ = [
+    "Geometry",
+    "geometry_difference",
+    "read_geometry",
+    "read_label_map",
+    "read_volume",
+    "value_counts",
+    "write_label_map",
+]
+
+_NIFTI = (".nii", ".nii.gz")
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_TOLERANCE_VOXELS = 0.01
+_COUNTED_BY_VALUE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of a volume lie.
+
+    Attributes:
+        shape: Voxels along (x, y) or (x, y, z).
+        affine: (4, 4), voxel index to RAS+ world coordinates in mm.
+        physical: False for formats without world coordinates (PNG and the like); their affine is the identity.
+    """
+
+    shape: tuple[int, ...]
+    affine: npt.NDArray[np.float64]
+    physical: bool = True
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size along each array axis, in mm."""
+        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, : len(self.shape)], axis=0))
+
+    def left_right_axes(self) -> tuple[int, ...]:
+        """The array axes along which left and right lie: |cosine| to the world's left-right axis above 0.5."""
+        directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        return tuple(axis for axis in range(len(self.shape)) if abs(directions[0, axis]) > 0.5)
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith(_NIFTI)
+
+
+def _failed(path: Path, error: Exception) -> VolumeError:
+    if not path.exists():
+        return VolumeError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        return VolumeError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    reason = str(error).strip().splitlines()
+    return VolumeError(f"{path}: cannot be read as an image ({reason[-1] if reason else type(error).__name__})")
+
+
+def _nifti_geometry(path: Path, image: Any) -> Geometry:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (2, 3):
+        raise VolumeError(f"{path}: expected a 2D or 3D image, found shape {shape}; store one channel a file")
+    return Geometry(shape, np.asarray(image.affine, dtype=np.float64))
+
+
+def _itk_geometry(image: Any) -> Geometry:
+    dimensions = image.GetDimension()
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)
+    affine[:dimensions, :dimensions] = direction * np.array(image.GetSpacing())
+    affine[:dimensions, 3] = image.GetOrigin()
+    shape = tuple(int(n) for n in image.GetSize())
+    physical = dimensions == 3
+    return Geometry(shape, _LPS_TO_RAS @ affine if physical else affine, physical)
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Reads the geometry of an image from its header only.
+
+    Args:
+        path: Image or label file.
+
+    Returns:
+        Its geometry.
+
+    Raises:
+        VolumeError: The file is missing, empty or not an image.
+    """
+    try:
+        if _is_nifti(path):
+            return _nifti_geometry(path, nib.load(path))
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        return _itk_geometry(reader)
+    except VolumeError:
+        raise
+    except Exception as error:
+        raise _failed(path, error) from error
+
+
+def read_volume(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
+    """Reads an image.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        The array, (x, y) or (x, y, z), with scaling applied, and its geometry. Colour images keep a last axis.
+
+    Raises:
+        VolumeError: The file is missing, empty, cut short or not an image.
+    """
+    try:
+        if _is_nifti(path):
+            image: Any = nib.load(path)
+            geometry = _nifti_geometry(path, image)
+            array = np.asanyarray(image.dataobj).reshape(geometry.shape)
+            return array, geometry
+        itk_image = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(itk_image)
+        geometry = _itk_geometry(itk_image)
+        spatial = tuple(range(len(geometry.shape)))
+        return array.transpose(*spatial[::-1], *range(len(spatial), array.ndim)), geometry
+    except VolumeError:
+        raise
+    except Exception as error:
+        raise _failed(path, error) from error
+
+
+def read_label_map(path: Path) -> tuple[npt.NDArray[np.integer[Any]], Geometry]:
+    """Reads a label map and insists that it holds integers.
+
+    Args:
+        path: Label file; floating-point files are accepted when every value is a whole number.
+
+    Returns:
+        The integer array and its geometry.
+
+    Raises:
+        VolumeError: The file cannot be read, or holds values that are no whole numbers.
+    """
+    array, geometry = read_volume(path)
+    if array.shape != geometry.shape:
+        raise VolumeError(f"{path}: expected one label a voxel, found shape {array.shape} (a colour image?)")
+    if np.issubdtype(array.dtype, np.integer):
+        return array, geometry
+    rounded = np.round(array)
+    wrong = array[~(rounded == array)]
+    if wrong.size:
+        raise VolumeError(
+            f"{path}: label values must be whole numbers, found {float(wrong.flat[0]):g} in {wrong.size} voxels; "
+            "was the label map resampled with linear interpolation?"
+        )
+    return rounded.astype(np.int64), geometry
+
+
+def value_counts(labels: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
+    """Counts the voxels of every label value; slice by slice, which needs no copy of the volume and no sorting.
+
+    Args:
+        labels: Integer array of any shape.
+
+    Returns:
+        Value to its number of voxels, ascending, for the values that occur.
+    """
+    if labels.size == 0:
+        return {}
+    low, span = int(labels.min()), int(labels.max()) - int(labels.min()) + 1
+    if span > _COUNTED_BY_VALUE:
+        values, counts = np.unique(labels, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    total = np.zeros(span, np.int64)
+    for part in np.moveaxis(labels, -1, 0):
+        total += np.bincount(np.ravel(part).astype(np.int64) - low, minlength=span)
+    return {low + int(i): int(total[i]) for i in np.flatnonzero(total)}
+
+
+def geometry_difference(image: Geometry, label: Geometry) -> str | None:
+    """Says how two geometries differ, or None where all corners agree to about a hundredth of a voxel.
+
+    The corners of a large volume may differ by more, as rounding of the spacing adds up along an axis.
+    """
+    if image.shape != label.shape:
+        return f"the image has shape {image.shape}, the label map {label.shape}"
+    if not (image.physical and label.physical):
+        return None
+    corners = np.array(np.meshgrid(*[[0, n - 1] for n in (*image.shape, 1, 1)[:3]])).reshape(3, -1)
+    corners = np.vstack([corners, np.ones(corners.shape[1])])
+    distance_mm = np.linalg.norm(((image.affine - label.affine) @ corners)[:3], axis=0).max()
+    if distance_mm > _TOLERANCE_VOXELS * max(min(image.spacing_mm), 1e-6) * max(image.shape) ** 0.5:
+        return (
+            f"corners lie up to {distance_mm:.3g} mm apart (image spacing {_rounded(image.spacing_mm)}, "
+            f"label spacing {_rounded(label.spacing_mm)} mm)"
+        )
+    return None
+
+
+def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(v, 4) for v in values)
+
+
+def write_label_map(path: Path, labels: npt.NDArray[Any], like: Path) -> None:
+    """Writes a label map with the geometry of another file, in one step.
+
+    Args:
+        path: Target; its ending chooses the format.
+        labels: Integer array, (x, y) or (x, y, z), values 0 to 65535. Stored as uint8 where that suffices.
+        like: File whose geometry is taken over.
+
+    Raises:
+        VolumeError: The geometry file cannot be read, or the target cannot be written.
+    """
+    stored = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
+    try:
+        with atomic_path(path) as temporary:
+            if _is_nifti(path):
+                source: Any = nib.load(like)
+                image = nib.Nifti1Image(stored, source.affine)
+                image.set_sform(source.affine, code=1)
+                image.set_qform(source.affine, code=1, strip_shears=True)
+                nib.save(image, temporary)
+            else:
+                target = sitk.GetImageFromArray(stored.T)
+                reference = sitk.ReadImage(str(like))
+                target.SetOrigin(reference.GetOrigin())
+                target.SetSpacing(reference.GetSpacing())
+                target.SetDirection(reference.GetDirection())
+                sitk.WriteImage(target, str(temporary), useCompression=True)
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be written ({error.strerror or error})") from error
