@@ -1,0 +1,260 @@
+"""`PartialTrainer`: the one place that overrides nnU-Net's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+from torch import distributed as dist
+
+from nnunet_partial.atomic import write_json
+from nnunet_partial.compat import dummy_context, get_allowed_n_proc_DA
+from nnunet_partial.errors import LabelError
+from nnunet_partial.labels import (
+    UNKNOWN,
+    partial_labels_of,
+    preprocessed_axes,
+    stratified_splits,
+    with_region_labels,
+)
+from nnunet_partial.sampling import AnnotatedDataset, PartialDataLoader, make_reproducible
+from nnunet_partial.training.final_validation import validate
+from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
+from nnunet_partial.training.recipe import Recipe
+from nnunet_partial.training.table_loss import TableLoss, deep_supervision_weights
+
+__all__ = ["PartialTrainer"]
+
+_LAST_AXIS = 2
+
+
+class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
+    """nnU-Net's trainer for datasets with a `partial_labels` block.
+
+    Subclasses set `recipe` and nothing else. The label map stays an integer map all the way to the loss, which
+    looks up what each value means in the case it comes from. The trainer keeps a copy of dataset.json in which the
+    classes are nnU-Net regions, so that stock nnU-Net builds and decodes one sigmoid head a class, and stock
+    nnUNetv2_predict works on the model folder.
+
+    Outside the nonzero mask and outside the image a label map holds -1; as in stock nnU-Net this becomes value 0
+    before the loss, which means 'none of what this case annotates'.
+
+    Args:
+        plans: As nnU-Net passes it.
+        configuration: '2d', '3d_fullres', '3d_lowres', ...; cascades are refused.
+        fold: Fold number or 'all'.
+        dataset_json: Content of the preprocessed dataset.json.
+        device: Where to train.
+
+    Raises:
+        LabelError: The dataset has no usable `partial_labels` block, or the configuration is a cascade.
+    """
+
+    recipe: ClassVar[Recipe]
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature nnU-Net requires
+    ) -> None:
+        _refuse_cascade(plans, configuration)
+        labels = self.recipe.label_space(partial_labels_of(dataset_json))
+        problems = labels.problems()
+        if problems:
+            raise LabelError("; ".join(problems))
+        dataset_json = with_region_labels(dataset_json, labels)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.partial_labels = labels
+        # what validation may score: a class that a case does not annotate is unknown there, whatever its voxels imply
+        self._scored_states = np.where(labels.annotated[:, None, :], labels.states, np.int8(UNKNOWN))
+        self._apply_schedule()
+
+    def _apply_schedule(self) -> None:
+        schedule = self.recipe.schedule.from_environment()
+        self.schedule = schedule
+        self.num_epochs = schedule.epochs
+        self.num_iterations_per_epoch = schedule.iterations
+        self.num_val_iterations_per_epoch = schedule.val_iterations
+        self.initial_lr = schedule.learning_rate
+        self.weight_decay = schedule.weight_decay
+        self.save_every = schedule.save_every
+        self.oversample_foreground_percent = self.recipe.foreground_share
+        self.print_to_log_file(f"Recipe: {self.recipe}", add_timestamp=False)
+        self.print_to_log_file(f"Schedule: {schedule}", add_timestamp=False)
+        names = self.partial_labels.class_names
+        self.print_to_log_file(f"Classes, in channel order: {', '.join(names)}", add_timestamp=False)
+
+    def initialize(self) -> None:
+        """Builds network, optimizer and loss; the initial weights depend on the seed only."""
+        torch.manual_seed(self.schedule.seed)
+        super().initialize()
+
+    def _build_loss(self) -> TableLoss:
+        weights = None
+        if self.enable_deep_supervision:
+            unused_head_fails = self.is_ddp and not self._do_i_compile()
+            outputs = len(self._get_deep_supervision_scales())
+            weights = deep_supervision_weights(outputs, lowest=1e-6 if unused_head_fails else 0.0)
+        return TableLoss(self.recipe.loss(), weights)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
+        """As nnU-Net, but the left-right axis is not mirrored where classes have sides."""
+        rotation, dummy_2d, initial_patch_size, axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        sides = self.partial_labels.sides
+        if sides.classes:
+            forbidden = preprocessed_axes(
+                sides.axes or (_LAST_AXIS,),
+                self.plans_manager.transpose_forward,
+                len(self.configuration_manager.patch_size),
+            )
+            axes = tuple(axis for axis in axes if axis not in forbidden)
+            self.print_to_log_file(
+                f"Mirroring: axes {axes}; axes {forbidden} would swap the sides of {', '.join(sides.classes)}"
+            )
+        else:
+            self.print_to_log_file(f"Mirroring: axes {axes}; no class has a side")
+        self.inference_allowed_mirroring_axes = axes
+        return rotation, dummy_2d, initial_patch_size, axes
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As nnU-Net, but folds that do not exist yet are stratified by source and grouped by patient."""
+        base = Path(self.preprocessed_dataset_folder_base)
+        if self.fold != "all" and not (base / "splits_final.json").is_file():
+            cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+            write_json(base / "splits_final.json", stratified_splits(self.partial_labels, cases))
+        train, validation = super().do_split()
+        return list(train), list(validation)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Loaders of integer label maps, drawn by the recipe's probabilities, reproducible and resumable."""
+        patch_size = self.configuration_manager.patch_size
+        scales = self._get_deep_supervision_scales()
+        rotation, dummy_2d, initial_patch_size, axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        training = self.get_training_transforms(
+            patch_size, rotation, scales, axes, dummy_2d, use_mask_for_norm=self.configuration_manager.use_mask_for_norm
+        )
+        transforms = (make_reproducible(training), self.get_validation_transforms(scales))
+        batches = (self.num_iterations_per_epoch, self.num_val_iterations_per_epoch)
+        workers = get_allowed_n_proc_DA()
+        counts = (workers, max(1, workers // 2) if workers else 0)
+        loaders = []
+        for stream, dataset in enumerate(self.get_tr_and_val_datasets()):
+            loader = PartialDataLoader(
+                AnnotatedDataset(dataset, self.partial_labels),
+                self.batch_size,
+                (initial_patch_size, patch_size)[stream],
+                patch_size,
+                self.label_manager,
+                oversample_foreground_percent=self.oversample_foreground_percent,
+                sampling_probabilities=self.recipe.sampling.probabilities(dataset.identifiers, self.partial_labels),
+                probabilistic_oversampling=self.probabilistic_oversampling,
+                transforms=transforms[stream],
+                seed=self.schedule.seed,
+                stream=stream,
+                rank=self.local_rank,
+                first=self.current_epoch * batches[stream],
+                workers=counts[stream],
+            )
+            loaders.append(self._in_background(loader, counts[stream]))
+        return loaders[0], loaders[1]
+
+    def _in_background(self, loader: PartialDataLoader, workers: int) -> Any:
+        if workers == 0:
+            return SingleThreadedAugmenter(loader, None)
+        # nnU-Net's own choice hands batches out in whatever order the workers finish, and cannot be resumed exactly
+        return MultiThreadedAugmenter(
+            loader,
+            None,
+            num_processes=workers,
+            num_cached_per_queue=max(2, 6 // workers),
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+
+    def _rows(self, states: np.ndarray[Any, np.dtype[np.int8]], keys: Sequence[str]) -> Tensor:
+        """Table rows of the cases of a batch, (B, V, C)."""
+        return torch.from_numpy(states[[self.partial_labels.row_of(str(key)) for key in keys]])
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One training iteration, as nnU-Net's, with the table rows of the batch's cases."""
+        self.loss.table = self._rows(self.partial_labels.states, batch["keys"])
+        result: dict[str, Any] = super().train_step(batch)
+        return result
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Loss and hard counts of one validation batch; counts are of annotated classes only, (3, C)."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        if isinstance(target, list):
+            target = [level.to(self.device, non_blocking=True) for level in target]
+        else:
+            target = target.to(self.device, non_blocking=True)
+        self.loss.table = self._rows(self.partial_labels.states, batch["keys"])
+        with torch.autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
+            output = self.network(data)
+            loss = self.loss(output, target)
+        if self.enable_deep_supervision:
+            output, target = output[0], target[0]
+        counts = annotated_counts(output, target, self._rows(self._scored_states, batch["keys"]))
+        return {"loss": loss.detach().cpu().numpy(), "counts": counts}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Logs loss and pseudo-Dice over all ranks; classes without a Dice count in no mean."""
+        counts = np.sum([o["counts"] for o in val_outputs], axis=0)
+        loss = float(np.mean([o["loss"] for o in val_outputs]))
+        if self.is_ddp:
+            everyone: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, (counts, loss))
+            counts = np.sum([c for c, _ in everyone], axis=0)
+            loss = float(np.mean([rank_loss for _, rank_loss in everyone]))
+        dice = pseudo_dice(counts)
+        history = self.logger.get_value("ema_fg_dice", step=None)
+        # an epoch without any Dice must move neither the average nor the choice of the best checkpoint
+        mean = mean_of_defined(dice, otherwise=history[-1] if history else 0.0)
+        self.logger.log("mean_fg_dice", mean, self.current_epoch)
+        self.logger.log("dice_per_class_or_region", dice, self.current_epoch)
+        self.logger.log("val_losses", loss, self.current_epoch)
+        _, validation = self._validation_cases()
+        annotated = [any(column) for column in self._annotated_in(validation).T]
+        self.print_to_log_file(
+            f"Pseudo dice by class: {describe_dice(self.partial_labels.class_names, dice, annotated)}"
+        )
+
+    def _validation_cases(self) -> tuple[list[str], list[str]]:
+        if not hasattr(self, "_split"):
+            self._split = self.do_split()
+        return self._split
+
+    def _annotated_in(self, cases: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        return self.partial_labels.annotated[[self.partial_labels.row_of(c) for c in cases]]
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predicts the validation cases of the fold and scores the classes that each annotates."""
+        validate(self, save_probabilities)
+
+
+def _refuse_cascade(plans: dict[str, Any], configuration: str) -> None:
+    manager = PlansManager({k: v for k, v in plans.items() if k != "continue_training"})
+    if configuration not in manager.available_configurations:
+        raise LabelError(
+            f"configuration '{configuration}' is not in the plans, which have {manager.available_configurations}; "
+            "plan it, or choose one of these"
+        )
+    if manager.get_configuration(configuration).previous_stage_name is not None:
+        raise LabelError(
+            f"configuration '{configuration}' is a cascade, whose second stage needs complete label maps of the first; "
+            "partly labelled data have none. Train 3d_fullres or 3d_lowres instead"
+        )
