@@ -21,7 +21,8 @@ class MultiTalentLoss(nn.Module):
 
     .. math::
         L = \sum_c \Bigl( \frac{1}{I} \sum_{b,i} k_{bic} \, \mathrm{BCE}(p_{bic}, y_{bic})
-            - \frac{2 \sum_{b,i} k_{bic} p_{bic} y_{bic}}{\sum_{b,i} k_{bic} p_{bic} + \sum_{b,i} k_{bic} y_{bic}} \Bigr)
+            - \frac{2 \sum_{b,i} k_{bic} p_{bic} y_{bic}}
+                   {\sum_{b,i} k_{bic} p_{bic} + \sum_{b,i} k_{bic} y_{bic}} \Bigr)
 
     with k = 1 where the state of class c is known at voxel i of case b, and I voxels in an image. This is equation 2
     of Ulrich et al. 2023 with their indicator of annotated classes refined from cases to voxels; where a class is

@@ -77,7 +77,7 @@ class KnownStates:
     def _label_index(self, case: int) -> tuple[Tensor, bool]:
         """Rows of the table for each voxel of a case, and whether none of them lies outside the image."""
         if self._index is None or self._index[0] != case:
-            index = self._labels[case, 0].flatten().to(torch.int64).add_(1)
+            index = self._labels[case, 0].flatten().to(torch.int64) + 1
             inside = index.device.type == "cpu" and int(index.min()) > 0
             self._index = (case, index, inside)
         return self._index[1], self._index[2]

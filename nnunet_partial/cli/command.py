@@ -1,0 +1,48 @@
+"""What all commands share: how errors reach the user, and `--version`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.text import Text
+
+from nnunet_partial import __version__
+from nnunet_partial.errors import PartialError
+
+__all__ = ["add_version", "output_console", "run_command"]
+
+_INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl+C
+_FILE_COLUMNS = 200
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Adds `--version`, which prints the version of nnunet_partial and exits."""
+    parser.add_argument("--version", action="version", version=f"nnunet_partial {__version__}")
+
+
+def output_console() -> Console:
+    """Standard output as tables want it: as wide as the terminal, and wide where it goes to a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_FILE_COLUMNS)
+
+
+def run_command(function: Callable[[], int]) -> int:
+    """Runs the body of a command and turns errors that a user can act on into a message.
+
+    Args:
+        function: The body; returns the exit status.
+
+    Returns:
+        What the body returned; 1 after a `PartialError`, whose message goes to standard error; 130 after Ctrl+C.
+        Any other exception is a defect of ours and keeps its traceback.
+    """
+    try:
+        return function()
+    except PartialError as error:
+        # as plain text: file names hold brackets, which rich would take for markup
+        Console(stderr=True, highlight=False).print(Text(f"error: {error}"), soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
