@@ -15,6 +15,7 @@ from nnunet_partial.labels.sides import Sides
 from nnunet_partial.labels.space import LabelSpace
 from nnunet_partial.labels.table import (
     PRESENT,
+    UNKNOWN,
     AnnotationSet,
     annotated_classes,
     class_states,
@@ -117,8 +118,15 @@ class PartialLabels:
         return tuple(dict.fromkeys(s.source for s in self.sets.values()))
 
     def is_annotated(self, case: str) -> bool:
-        """Whether anything at all is annotated in the case."""
+        """Whether some class is annotated in the case, so that a prediction can be scored."""
         return bool(self.annotated[self.row_of(case)].any())
+
+    def is_informative(self, case: str) -> bool:
+        """Whether anything is known of some class in the case, so that there is something to learn.
+
+        Merged kidneys annotate neither side, but tell where no kidney is.
+        """
+        return bool((self.states[self.row_of(case)] != UNKNOWN).any())
 
     def problems(self) -> list[str]:
         """Why a network could not be trained from these labels: classes never seen, or never told apart."""

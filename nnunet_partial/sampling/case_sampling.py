@@ -24,7 +24,7 @@ class CaseSampling:
 
     Attributes:
         power: In [0, 1].
-        unlabelled_share: Probability of drawing a case in which nothing is annotated, in [0, 1). 0 for losses that
+        unlabelled_share: Probability of drawing a case of which nothing is known, in [0, 1). 0 for losses that
             learn nothing from such a case.
     """
 
@@ -45,20 +45,20 @@ class CaseSampling:
             labels: The label model.
 
         Raises:
-            LabelError: In none of the cases anything is annotated.
+            LabelError: In none of the cases anything is known.
         """
-        annotated = np.array([labels.is_annotated(c) for c in cases], bool)
-        if not annotated.any():
+        informative = np.array([labels.is_informative(c) for c in cases], bool)
+        if not informative.any():
             raise LabelError(
                 f"nothing is annotated in any of the {len(cases)} cases of this fold; "
                 "make other folds (splits_final.json) or train on all of them (fold 'all')"
             )
-        sources = [(labels.source_of(c), bool(a)) for c, a in zip(cases, annotated, strict=True)]
+        sources = [(labels.source_of(c), bool(a)) for c, a in zip(cases, informative, strict=True)]
         counts = Counter(sources)
         weights = np.array([counts[s] ** -self.power for s in sources], np.float64)
-        shares = {True: 1 - self.unlabelled_share if (~annotated).any() else 1.0, False: self.unlabelled_share}
+        shares = {True: 1 - self.unlabelled_share if (~informative).any() else 1.0, False: self.unlabelled_share}
         for group, share in shares.items():
-            chosen = annotated == group
+            chosen = informative == group
             if chosen.any():
                 weights[chosen] *= share / weights[chosen].sum()
         return np.asarray(weights / weights.sum(), np.float64)

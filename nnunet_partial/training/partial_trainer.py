@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
@@ -151,7 +152,9 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         workers = get_allowed_n_proc_DA()
         counts = (workers, max(1, workers // 2) if workers else 0)
         loaders = []
-        for stream, dataset in enumerate(self.get_tr_and_val_datasets()):
+        datasets = self.get_tr_and_val_datasets()
+        self._validation_cases = list(datasets[1].identifiers)
+        for stream, dataset in enumerate(datasets):
             loader = PartialDataLoader(
                 AnnotatedDataset(dataset, self.partial_labels),
                 self.batch_size,
@@ -159,7 +162,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
                 patch_size,
                 self.label_manager,
                 oversample_foreground_percent=self.oversample_foreground_percent,
-                sampling_probabilities=self.recipe.sampling.probabilities(dataset.identifiers, self.partial_labels),
+                sampling_probabilities=self._probabilities(dataset.identifiers, training=stream == 0),
                 probabilistic_oversampling=self.probabilistic_oversampling,
                 transforms=transforms[stream],
                 seed=self.schedule.seed,
@@ -170,6 +173,11 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             )
             loaders.append(self._in_background(loader, counts[stream]))
         return loaders[0], loaders[1]
+
+    def _probabilities(self, cases: Sequence[str], training: bool) -> npt.NDArray[np.float64] | None:
+        if not training and not any(self.partial_labels.is_informative(c) for c in cases):
+            return None  # nothing to score, but training needs no validation: any case will do
+        return self.recipe.sampling.probabilities(cases, self.partial_labels)
 
     def _in_background(self, loader: PartialDataLoader, workers: int) -> Any:
         if workers == 0:
@@ -184,7 +192,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             wait_time=0.002,
         )
 
-    def _rows(self, states: np.ndarray[Any, np.dtype[np.int8]], keys: Sequence[str]) -> Tensor:
+    def _rows(self, states: npt.NDArray[np.int8], keys: Sequence[str]) -> Tensor:
         """Table rows of the cases of a batch, (B, V, C)."""
         return torch.from_numpy(states[[self.partial_labels.row_of(str(key)) for key in keys]])
 
@@ -227,19 +235,14 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.logger.log("mean_fg_dice", mean, self.current_epoch)
         self.logger.log("dice_per_class_or_region", dice, self.current_epoch)
         self.logger.log("val_losses", loss, self.current_epoch)
-        _, validation = self._validation_cases()
-        annotated = [any(column) for column in self._annotated_in(validation).T]
+        annotated = self._annotated_in_validation()
         self.print_to_log_file(
             f"Pseudo dice by class: {describe_dice(self.partial_labels.class_names, dice, annotated)}"
         )
 
-    def _validation_cases(self) -> tuple[list[str], list[str]]:
-        if not hasattr(self, "_split"):
-            self._split = self.do_split()
-        return self._split
-
-    def _annotated_in(self, cases: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return self.partial_labels.annotated[[self.partial_labels.row_of(c) for c in cases]]
+    def _annotated_in_validation(self) -> list[bool]:
+        rows = [self.partial_labels.row_of(case) for case in self._validation_cases]
+        return [bool(column.any()) for column in self.partial_labels.annotated[rows].T]
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predicts the validation cases of the fold and scores the classes that each annotates."""
