@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels.partial_labels import PartialLabels
@@ -22,7 +22,8 @@ def keep_apart(labels: PartialLabels, source: str, classes: Collection[str] | No
     The source's atoms of these classes are copied to an axis named after the source. On that axis the other
     sources say nothing; on the shared axes the source says nothing any more of the classes kept apart. A class
     `liver` of source `btcv` becomes `btcv.liver`; the shared class goes where no other source annotates it.
-    Called again, it moves further classes to the same axis.
+    Called again, it moves further classes to the same axis. What follows from the classes that stay shared stays
+    known: left kidneys kept apart still follow from shared kidneys and right kidneys.
 
     Args:
         labels: The label model.
@@ -57,22 +58,8 @@ def keep_apart(labels: PartialLabels, source: str, classes: Collection[str] | No
     if not own_atoms:
         return labels
     copies = {a: f"{source}.{a}" for a in own_atoms}
-    own_axis = space.axes.get(source, (axis_background(source),))
-    new_axes = {**space.axes, source: (*own_axis, *copies.values())}
-    touched = tuple(dict.fromkeys(space.axis_of[a] for a in own_atoms))
-
-    def translated(annotation_set: AnnotationSet) -> AnnotationSet:
-        if annotation_set.source != source:
-            elsewhere = frozenset(new_axes[source])
-            return replace(annotation_set, possible={v: p | elsewhere for v, p in annotation_set.possible.items()})
-        never = space.everything.difference(*annotation_set.possible.values())
-        trusted = claims if classes is None or not never else [*claims, never]
-        possible = {
-            v: _coarsened(space, p - set(own_axis), touched, trusted) | _copied(space, p, own_axis, touched, copies)
-            for v, p in annotation_set.possible.items()
-        }
-        return replace(annotation_set, possible=possible)
-
+    move = _Move(source, copies, space.axes.get(source, (axis_background(source),)), claims, whole=classes is None)
+    sets = {name: move.translated(annotation_set, space) for name, annotation_set in labels.sets.items()}
     own_classes = {
         f"{source}.{n}": frozenset(copies[a] for a in space.classes[n] if a in copies)
         for n in space.classes
@@ -81,8 +68,8 @@ def keep_apart(labels: PartialLabels, source: str, classes: Collection[str] | No
     if classes is None:
         own_classes.update({f"{source}.{_name(s)}": frozenset(copies[a] for a in s) for s in merged})
     all_classes = supersets_first({**space.classes, **_distinct(own_classes)})
-    sets = {name: translated(s) for name, s in labels.sets.items()}
-    return _without_unseen(labels, LabelSpace(new_axes, all_classes), sets)
+    axes = {**space.axes, source: (*move.own_axis, *copies.values())}
+    return _without_unseen(labels, LabelSpace(axes, all_classes), sets)
 
 
 def one_axis_per_source(labels: PartialLabels) -> PartialLabels:
@@ -120,8 +107,54 @@ def _labelled(labels: PartialLabels, sets: list[AnnotationSet], structures: list
     ]
 
 
+@dataclass(frozen=True)
+class _Move:
+    """Atoms of a source on their way to its own axis.
+
+    Attributes:
+        source: The source.
+        copies: Atom to its name on the own axis.
+        own_axis: What lies on the own axis already, its background first.
+        claims: Atom sets ('the voxel is in this set') that the source is still trusted to tell on the shared axes.
+        whole: All classes of the source move.
+    """
+
+    source: str
+    copies: dict[str, str]
+    own_axis: tuple[str, ...]
+    claims: list[Atoms]
+    whole: bool
+
+    def translated(self, annotation_set: AnnotationSet, space: LabelSpace) -> AnnotationSet:
+        """What the values of an annotation set say now."""
+        if annotation_set.source != self.source:
+            elsewhere = frozenset((*self.own_axis, *self.copies.values()))
+            return replace(annotation_set, possible={v: p | elsewhere for v, p in annotation_set.possible.items()})
+        never = space.everything.difference(*annotation_set.possible.values())
+        claims = self.claims if self.whole or not never else [*self.claims, never]
+        axes = tuple(dict.fromkeys(space.axis_of[atom] for atom in self.copies))
+        possible = {
+            v: _coarsened(space, p - set(self.own_axis), axes, claims) | self._copied(space, p, axes)
+            for v, p in annotation_set.possible.items()
+        }
+        return replace(annotation_set, possible=possible)
+
+    def _copied(self, space: LabelSpace, possible: Atoms, axes: tuple[str, ...]) -> Atoms:
+        """The same on the own axis, where whatever does not move is background."""
+        background, *already_apart = self.own_axis
+        before = possible & set(already_apart)
+        if already_apart and background not in possible:
+            return before
+        on_axes = [possible & set(space.axes[axis]) for axis in axes]
+        # a label map holds one label a voxel: where it names a structure, its other axes have none of the source's
+        marked = [p for p, axis in zip(on_axes, axes, strict=True) if space.background_of(axis) not in p]
+        atoms = frozenset[str]().union(*(marked or on_axes))
+        fresh = {self.copies[a] for a in atoms if a in self.copies}
+        return before | fresh | ({background} if atoms - self.copies.keys() else frozenset())
+
+
 def _coarsened(space: LabelSpace, possible: Atoms, axes: tuple[str, ...], claims: list[Atoms]) -> Atoms:
-    """What remains known on the axes where only these claims ('the voxel is in this set of atoms') are trusted.
+    """What remains known on the axes where only these claims are trusted.
 
     Atoms that lie in the same claims cannot be told apart: where one is possible, all are.
     """
@@ -132,22 +165,6 @@ def _coarsened(space: LabelSpace, possible: Atoms, axes: tuple[str, ...], claims
         possible_signatures = {signature[atom] for atom in members if atom in possible}
         result.update(atom for atom in members if signature[atom] in possible_signatures)
     return frozenset(result)
-
-
-def _copied(
-    space: LabelSpace, possible: Atoms, own_axis: tuple[str, ...], axes: tuple[str, ...], copies: dict[str, str]
-) -> Atoms:
-    """The same on the source's own axis, where whatever is not kept apart is background."""
-    background, *already_apart = own_axis
-    before = possible & set(already_apart)
-    if already_apart and background not in possible:
-        return before
-    on_axes = [possible & set(space.axes[axis]) for axis in axes]
-    # a label map holds one label a voxel: where it names a structure, its other axes have none of the source's
-    marked = [p for p, axis in zip(on_axes, axes, strict=True) if space.background_of(axis) not in p]
-    atoms = frozenset[str]().union(*(marked or on_axes))
-    fresh = {copies[a] for a in atoms if a in copies}
-    return before | fresh | ({background} if atoms - copies.keys() else frozenset())
 
 
 def _name(atoms: Atoms) -> str:

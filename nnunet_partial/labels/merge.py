@@ -74,7 +74,8 @@ def merge_datasets(
     """Merges raw datasets as a merge file says.
 
     The dataset is built in a hidden folder beside its final place and renamed when it is complete. A merge that
-    was interrupted goes on where it stopped; one that is up to date does nothing.
+    was interrupted goes on where it stopped, also after single cases were mended; one that is up to date does
+    nothing.
 
     Args:
         merge_file: YAML, see docs/merge-file.md.
@@ -103,11 +104,14 @@ def merge_datasets(
     _check_not_a_source(target, plan, merge_file.parent)
 
     building = raw / f".{target.name}.incomplete"
-    if building.exists() and _record(building).get("fingerprint") != fingerprint:
-        shutil.rmtree(building)
-    for leftover in building.glob("*/.*"):  # temporary files of a merge that was killed
-        leftover.unlink()
-    record = {"fingerprint": fingerprint, "version": __version__, "merge_file": json.loads(plan.file.model_dump_json())}
+    record = {
+        "fingerprint": fingerprint,
+        "images": images,
+        "version": __version__,
+        "merge_file": json.loads(plan.file.model_dump_json(by_alias=True)),
+        "cases": plan.case_fingerprints(),
+    }
+    _drop_outdated(building, record, plan.file_ending)
     write_json(building / _RECORD, record)
     tasks = [_Task(case, building, plan.file_ending, images) for case in plan.cases]
     axes, problems = for_each_case(_merge_case, tasks, processes=processes, description="merging")
@@ -125,6 +129,22 @@ def _record(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return {}
+
+
+def _drop_outdated(building: Path, record: dict[str, Any], file_ending: str) -> None:
+    """Leaves, of an earlier attempt, the files of those cases that would come out the same again."""
+    earlier = _record(building)
+    if any(earlier.get(key) != record[key] for key in ("images", "version")):
+        shutil.rmtree(building, ignore_errors=True)
+        return
+    outdated = {case for case, fingerprint in earlier["cases"].items() if record["cases"].get(case) != fingerprint}
+    for file in building.glob("*/*"):
+        case = file.name.removesuffix(file_ending)
+        if file.parent.name == "imagesTr":
+            case = case[: -len("_0000")]
+        # names that start with a dot are temporary files of a merge that was killed
+        if case in outdated or file.name.startswith("."):
+            file.unlink()
 
 
 def _check_target(target: Path, dataset_id: int, raw: Path, overwrite: bool) -> None:

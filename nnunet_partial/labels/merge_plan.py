@@ -79,12 +79,21 @@ class MergePlan:
 
     def fingerprint(self) -> str:
         """Changes whenever the merge would write something else: the plan, or a source file by size or time."""
-        content: list[Any] = [to_json(self.labels), self.value_names, self.channel_names, self.file.model_dump()]
+        cases = list(self.case_fingerprints().items())
+        return _digest([to_json(self.labels), self.value_names, self.channel_names, self.file.model_dump(), cases])
+
+    def case_fingerprints(self) -> dict[str, str]:
+        """Case to a text that changes whenever the merge would write something else for this case."""
+        found = {}
         for case in self.cases:
             files = [*case.raw.images, *([case.raw.label] if case.raw.label else [])]
             stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else str(f) for f in files]
-            content.append([case.name, sorted(case.lookup.items()), str(case.ranges), stats])
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+            found[case.name] = _digest([sorted(case.lookup.items()), str(case.ranges), self.file_ending, stats])
+        return found
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def plan_merge(file: MergeFile, folder: Path) -> MergePlan:

@@ -139,7 +139,7 @@ def volume_hash(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> str
         array = nib.apply_orientation(array, orientation)
     if np.issubdtype(array.dtype, np.floating):
         array = np.nan_to_num(array)
-    low, high = float(array.min(initial=np.inf)), float(array.max(initial=-np.inf))
+    low, high = float(array.min()), float(array.max())
     if np.issubdtype(array.dtype, np.floating) and 0 < high - low < _NARROW:
         array, low = (array - low) * (_STEPS / (high - low)), 0.0
     digest = hashlib.blake2b(str(array.shape).encode(), digest_size=16)

@@ -1,0 +1,115 @@
+"""`nnUNetv2_partial_merge`: several raw datasets and one merge file become one partly labelled raw dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nnunet_partial.cli.command import add_version, output_console, run_command
+
+if TYPE_CHECKING:
+    from nnunet_partial.labels.merge import MergeResult
+    from nnunet_partial.labels.merge_plan import MergePlan
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `nnUNetv2_partial_merge`."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_partial_merge",
+        description="Merges raw nnU-Net datasets, each labelling some structures, into one raw dataset that says "
+        "for every case what was annotated. A merge that was interrupted goes on where it stopped.",
+    )
+    parser.add_argument("merge_file", type=Path, metavar="MERGE_FILE", help="YAML file, see docs/merge-file.md")
+    parser.add_argument("-d", type=int, required=True, metavar="ID", help="number of the new dataset, 1 to 999")
+    parser.add_argument(
+        "--images",
+        choices=("link", "reference", "copy"),
+        default="link",
+        help="symbolic links to the images (default), their paths in dataset.json, or copies",
+    )
+    parser.add_argument("-np", type=int, default=None, metavar="N", help="worker processes (default: at most 8)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was merged differently")
+    parser.add_argument("--dry_run", action="store_true", help="check the merge file and say what would be done")
+    add_version(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from nnunet_partial.labels.merge import merge_datasets
+    from nnunet_partial.labels.merge_file import load_merge_file
+    from nnunet_partial.labels.merge_plan import plan_merge
+    from nnunet_partial.parallel import default_processes
+
+    console = output_console()
+    if arguments.dry_run:
+        _print_plan(console, plan_merge(load_merge_file(arguments.merge_file), arguments.merge_file.parent))
+        _say(console, "dry run: nothing was written")
+        return 0
+    result = merge_datasets(
+        arguments.merge_file,
+        arguments.d,
+        images=arguments.images,
+        processes=arguments.np if arguments.np is not None else default_processes(),
+        overwrite=arguments.overwrite,
+    )
+    _print_plan(console, result.plan)
+    _print_result(console, result, arguments.d)
+    return 0
+
+
+def _print_plan(console: Console, plan: MergePlan) -> None:
+    labels = plan.labels
+    sources = Table("source", "cases", "annotation sets", "classes annotated", title=f"{len(plan.cases)} cases")
+    for source in labels.sources:
+        of_set = Counter(name for name in labels.cases.values() if labels.sets[name].source == source)
+        rows = [list(labels.sets).index(name) for name in of_set]
+        annotated = [n for column, n in enumerate(labels.class_names) if labels.annotated[rows, column].any()]
+        listed = ", ".join(f"{name} ({count})" for name, count in of_set.items())
+        sources.add_row(*map(Text, (source, str(of_set.total()), listed, ", ".join(annotated) or "none")))
+    console.print(sources)
+
+    classes = Table("channel", "class", "annotated in", "side", "atoms", title="classes, in channel order")
+    cases = [labels.annotated[labels.row_of(case)] for case in labels.cases]
+    for channel, (name, atoms) in enumerate(labels.space.classes.items()):
+        count = sum(int(row[channel]) for row in cases)
+        side = "yes" if name in labels.sides.classes else ""
+        classes.add_row(*map(Text, (str(channel), name, f"{count} cases", side, ", ".join(sorted(atoms)))))
+    console.print(classes)
+    if labels.sides.classes:
+        axes = ", ".join("zyx"[axis] for axis in labels.sides.axes)
+        _say(
+            console,
+            f"sides: mirroring along {axes or 'left-right, to be found in the images,'} is left out in training",
+        )
+    for note in labels.notes(dict(enumerate(plan.value_names))):
+        _say(console, f"note: {note}")
+
+
+def _print_result(console: Console, result: MergeResult, dataset_id: int) -> None:
+    _say(console, f"{'written to' if result.written else 'up to date already:'} {result.folder}")
+    if result.splits_kept is not None:
+        _say(console, f"note: {result.splits_kept} differs from the folds of the merge and was kept (see --overwrite)")
+    _say(console, "next:")
+    _say(console, f"  nnUNetv2_partial_verify -d {dataset_id}")
+    _say(console, f"  nnUNetv2_plan_and_preprocess -d {dataset_id} -c 3d_fullres")
+    _say(console, '  eval "$(nnUNetv2_partial_env)"')
+    _say(console, f"  nnUNetv2_train {dataset_id} 3d_fullres 0 -tr PartialLabelTrainer")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=True)
