@@ -14,14 +14,15 @@ from nnunet_partial.atomic import write_json
 from nnunet_partial.demo.pipeline import NetworkSize, Pipeline
 from nnunet_partial.labels import load_dataset_json
 from nnunet_partial.labels.merge_file import MergeFile
-from nnunet_partial.phantoms import PROTOCOLS, write_source, write_test_cases
+from nnunet_partial.phantoms import PROTOCOLS, PhantomOptions, write_source, write_test_cases
 from nnunet_partial.volumes import read_label_map, read_volume
 
 __all__ = ["DEMO_SIZE", "MERGE_FILE", "run_phantom_demo"]
 
 DATASET_ID = 900
 TRAINER = "PartialLabelTrainer"
-DEMO_SIZE = NetworkSize(patch_size=(32, 48, 64), features=(12, 24, 48, 64), epochs=10, iterations=50)
+DEMO_SIZE = NetworkSize(patch_size=(32, 40, 48), features=(12, 24, 48, 64), epochs=10, iterations=50)
+PHANTOM: PhantomOptions = {"shape": (60, 48, 40), "spacing_mm": (5.5, 5.5, 5.5)}
 
 MERGE_FILE = """\
 name: PhantomAbdomen
@@ -87,9 +88,9 @@ def run_phantom_demo(
     pipeline = Pipeline(folder, device, processes or min(4, os.cpu_count() or 1), console)
     console.print("Phantoms of four partly labelled sources, some unlabelled scans, and held-out test cases")
     for protocol, dataset_id, name, seeds in _SOURCES:
-        write_source(pipeline.raw, dataset_id, PROTOCOLS[protocol], seeds, name=name)
+        write_source(pipeline.raw, dataset_id, PROTOCOLS[protocol], seeds, name=name, **PHANTOM)
     test = pipeline.folder / "test"
-    write_test_cases(test, _HELD_OUT, PROTOCOLS["everything"])
+    write_test_cases(test, _HELD_OUT, PROTOCOLS["everything"], **PHANTOM)
     _describe_by_class(test)
     merged = pipeline.merge(MERGE_FILE, DATASET_ID)
     pipeline.plan_and_preprocess(merged, DATASET_ID, size)

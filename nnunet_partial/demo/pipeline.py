@@ -36,6 +36,7 @@ class NetworkSize:
         epochs: Epochs.
         iterations: Iterations an epoch.
         val_iterations: Validation iterations an epoch.
+        learning_rate: Initial learning rate of AdamW, which needs fewer iterations than nnU-Net's SGD.
     """
 
     patch_size: tuple[int, ...]
@@ -44,6 +45,7 @@ class NetworkSize:
     epochs: int = 10
     iterations: int = 50
     val_iterations: int = 2
+    learning_rate: float = 5e-3
 
 
 @dataclass
@@ -141,12 +143,16 @@ class Pipeline:
         )
         write_json(folder / f"{_SMALL_PLANS}.json", small)
 
-    def train(self, dataset_id: int, size: NetworkSize, *, trainer: str, fold: str = "0", more: Sequence[str] = ()) -> None:
+    def train(
+        self, dataset_id: int, size: NetworkSize, *, trainer: str, fold: str = "0", more: Sequence[str] = ()
+    ) -> None:
         """Trains one fold with nnUNetv2_train."""
         settings = {
             "nnUNet_partial_epochs": str(size.epochs),
             "nnUNet_partial_iterations": str(size.iterations),
             "nnUNet_partial_val_iterations": str(size.val_iterations),
+            "nnUNet_partial_optimizer": "adamw",
+            "nnUNet_partial_learning_rate": str(size.learning_rate),
         }
         self.run(
             *("nnUNetv2_train", str(dataset_id), "3d_fullres", fold, "-tr", trainer, "-p", _SMALL_PLANS),

@@ -130,6 +130,8 @@ def _description(protocol: Protocol, training_cases: int) -> dict[str, Any]:
         "labels": protocol.values,
         "numTraining": training_cases,
         "file_ending": _FILE_ENDING,
+        # the phantoms lie in two orientations, as scans of several sources do; this reader turns them alike
+        "overwrite_image_reader_writer": "NibabelIOWithReorient",
     }
 
 

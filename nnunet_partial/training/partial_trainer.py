@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
@@ -28,6 +29,7 @@ from nnunet_partial.labels import (
 )
 from nnunet_partial.sampling import AnnotatedDataset, PartialDataLoader, make_reproducible
 from nnunet_partial.training.final_validation import validate
+from nnunet_partial.training.head_prior import set_head_prior
 from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
 from nnunet_partial.training.recipe import Recipe
 from nnunet_partial.training.table_loss import TableLoss, deep_supervision_weights
@@ -100,6 +102,16 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Builds network, optimizer and loss; the initial weights depend on the seed only."""
         torch.manual_seed(self.schedule.seed)
         super().initialize()
+        if self.recipe.head_prior is not None:
+            set_head_prior(self.network, self.recipe.head_prior)
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """nnU-Net's SGD, or AdamW where the schedule asks for it; polynomial decay for both."""
+        if self.schedule.optimizer == "sgd":
+            optimizer, scheduler = super().configure_optimizers()
+            return optimizer, scheduler
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def _build_loss(self) -> TableLoss:
         weights = None

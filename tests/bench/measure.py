@@ -11,7 +11,9 @@ from collections.abc import Callable
 __all__ = ["paired_seconds", "peak_megabytes"]
 
 
-def paired_seconds(ours: Callable[[], object], stock: Callable[[], object], runs: int = 5) -> tuple[float, float, float]:
+def paired_seconds(
+    ours: Callable[[], object], stock: Callable[[], object], runs: int = 5
+) -> tuple[float, float, float]:
     """Median seconds of both, and the median of the ratios pair by pair."""
     pairs = []
     for function in (ours, stock):

@@ -61,5 +61,7 @@ def test_batches_per_second(preprocessed: tuple[Pipeline, Path], monkeypatch: py
     ours, stock, ratio = paired_seconds(
         lambda: [next(loaders["ours"]) for _ in range(10)], lambda: [next(loaders["stock"]) for _ in range(10)], runs=7
     )
-    print(f"\n10 batches of 2x{PATCH}: ours {ours:.2f} s, nnU-Net {stock:.2f} s; {1 / ratio:.2f}x its batches per second")
+    print(
+        f"\n10 batches of 2x{PATCH}: ours {ours:.2f} s, nnU-Net {stock:.2f} s; {1 / ratio:.2f}x its batches per second"
+    )
     assert 1 / ratio >= 0.95

@@ -19,7 +19,8 @@ def test_time(classes: int) -> None:
         case = loss_case(classes, annotated)
         ours, stock, ratio = paired_seconds(case["ours"], case["stock"], runs=5)
         ratios.append(ratio)
-        print(f"\nC={classes} annotated={annotated} {BATCH}x{PATCH}^3: ours {ours:.3f} s, nnU-Net {stock:.3f} s, {ratio:.2f}x")
+        print(f"\nC={classes}, {annotated} annotated, {BATCH}x{PATCH}^3:", end=" ")
+        print(f"ours {ours:.3f} s, nnU-Net {stock:.3f} s, {ratio:.2f}x")
     assert ratios[0] <= 1.0
     assert ratios == sorted(ratios, reverse=True)
 

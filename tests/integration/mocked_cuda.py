@@ -29,7 +29,9 @@ def run_rank(rank: int, arguments: tuple[Any, ...]) -> None:
 
     on_cpu.__signature__ = __import__("inspect").signature(make)  # type: ignore[attr-defined]
     with (
-        mock.patch.object(run_training, "setup_ddp", lambda r, w: dist.init_process_group("gloo", rank=r, world_size=w)),
+        mock.patch.object(
+            run_training, "setup_ddp", lambda r, w: dist.init_process_group("gloo", rank=r, world_size=w)
+        ),
         mock.patch.object(torch.cuda, "set_device", lambda device: None),
         mock.patch.object(trainer_module, "DDP", lambda network, device_ids: DistributedDataParallel(network)),
         mock.patch.object(trainer_module, "GradScaler", lambda *args: None),
@@ -47,6 +49,4 @@ def train_on_two(dataset: str, trainer: str, plans: str) -> None:
         _spawn(run_rank, args=(args,), nprocs=nprocs, join=join)
 
     with mock.patch.object(run_training.mp, "spawn", spawn):
-        run_training.run_training(
-            dataset, "3d_fullres", 0, trainer, plans, num_gpus=2, device=torch.device("cuda")
-        )
+        run_training.run_training(dataset, "3d_fullres", 0, trainer, plans, num_gpus=2, device=torch.device("cuda"))

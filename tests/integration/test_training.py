@@ -183,6 +183,18 @@ def test_classes_that_validation_lacks_leave_no_nan(make_trainer: MakeTrainer, n
     assert "NaN" not in json.dumps(summary)
 
 
+def test_adamw_and_the_prior_of_the_heads(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_partial_optimizer", "adamw")
+    trainer = make_trainer()
+    trainer.initialize()
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    biases = torch.cat([head.bias for head in trainer.network.decoder.seg_layers])
+    assert torch.sigmoid(biases).tolist() == pytest.approx([0.01] * len(biases))
+    published = make_trainer("PartialLabelTrainerMultiTalent")
+    published.initialize()
+    assert not torch.allclose(published.network.decoder.seg_layers[-1].bias, torch.tensor(math.log(0.01 / 0.99)))
+
+
 def test_a_cascade_is_refused(make_trainer: MakeTrainer, nnunet: Path) -> None:
     plans = json.loads((nnunet / "nnUNetPlans_small.json").read_text())
     lowres = dict(plans["configurations"]["3d_fullres"])
@@ -208,7 +220,9 @@ def test_a_dataset_without_the_block_is_refused(make_trainer: MakeTrainer, nnune
     ("name", "value", "message"),
     [
         ("nnUNet_partial_epochs", "ten", "expected a whole number, found 'ten'"),
-        ("nnUNet_partial_epochs", "0", "expected a positive number"),
+        ("nnUNet_partial_epochs", "0", "expected a number of at least 1"),
+        ("nnUNet_partial_weight_decay", "-1", "expected a number of at least 0"),
+        ("nnUNet_partial_optimizer", "lion", "expected one of sgd, adamw"),
         ("nnUNet_partial_learning_rate", "fast", "expected a number"),
         ("nnUNet_partial_epoch", "3", "is no setting"),
     ],

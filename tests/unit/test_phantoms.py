@@ -184,6 +184,7 @@ def test_source_is_a_raw_nnunet_dataset(tmp_path):
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "spleen": 1, "liver": 2, "pancreas": 3},
         "numTraining": 2,
+        "overwrite_image_reader_writer": "NibabelIOWithReorient",
         "file_ending": ".nii.gz",
     }
     phantom = make_phantom(12, **SMALL)
