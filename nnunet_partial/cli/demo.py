@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", type=Path, default=Path("demo"), help="work folder (default: %(default)s)")
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="where to train (default: %(default)s)")
     parser.add_argument("-np", type=int, default=None, help="worker processes (default: up to 4)")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs of 50 iterations (default: 10)")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs of 50 iterations (default: 9)")
     add_version(parser)
     return parser
 

@@ -21,7 +21,7 @@ __all__ = ["DEMO_SIZE", "MERGE_FILE", "run_phantom_demo"]
 
 DATASET_ID = 900
 TRAINER = "PartialLabelTrainer"
-DEMO_SIZE = NetworkSize(patch_size=(32, 40, 48), features=(12, 24, 48, 64), epochs=10, iterations=50)
+DEMO_SIZE = NetworkSize(patch_size=(32, 40, 48), features=(12, 24, 48, 64), epochs=9, iterations=50)
 PHANTOM: PhantomOptions = {"shape": (60, 48, 40), "spacing_mm": (5.5, 5.5, 5.5)}
 
 MERGE_FILE = """\
@@ -96,7 +96,7 @@ def run_phantom_demo(
     pipeline.plan_and_preprocess(merged, DATASET_ID, size)
     pipeline.train(DATASET_ID, size, trainer=TRAINER)
     predictions = pipeline.folder / "predictions"
-    pipeline.predict(test / "imagesTs", predictions, DATASET_ID, trainer=TRAINER)
+    pipeline.predict(test / "imagesTs", predictions, DATASET_ID, trainer=TRAINER, more=["--disable_tta"])
     dice = pipeline.evaluate(test / "labelsTs", predictions, pipeline.folder / "evaluation")
     picture = pipeline.folder / "overlay.png"
     draw_overlay(test, predictions, f"phantom_{_HELD_OUT[0]:04d}", picture)

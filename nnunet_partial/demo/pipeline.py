@@ -160,11 +160,13 @@ class Pipeline:
             settings=settings,
         )
 
-    def predict(self, images: Path, output: Path, dataset_id: int, *, trainer: str, fold: str = "0") -> None:
+    def predict(
+        self, images: Path, output: Path, dataset_id: int, *, trainer: str, fold: str = "0", more: Sequence[str] = ()
+    ) -> None:
         """Predicts a folder of images with stock nnUNetv2_predict."""
         self.run(
             *("nnUNetv2_predict", "-i", images, "-o", output, "-d", str(dataset_id), "-c", "3d_fullres", "-f", fold),
-            *("-tr", trainer, "-p", _SMALL_PLANS, "-device", self.device, "-npp", "1", "-nps", "1"),
+            *("-tr", trainer, "-p", _SMALL_PLANS, "-device", self.device, "-npp", "1", "-nps", "1", *more),
         )
 
     def evaluate(self, references: Path, predictions: Path, output: Path, *more: str) -> dict[str, float]:
