@@ -124,15 +124,17 @@ def draw_overlay(test: Path, predictions: Path, case: str, picture: Path) -> Non
         case: Case identifier.
         picture: PNG to write.
     """
-    from nnunet_partial.evaluation import prediction_values, save_overlay
+    from nnunet_partial.evaluation import prediction_values, save_overlay, to_ras
 
     image, geometry = read_volume(test / "imagesTs" / f"{case}_0000.nii.gz")
+    turned, spacing_mm = to_ras(image, geometry.affine)
     masks = []
     for folder in (test / "labelsTs", predictions):
-        labels, _ = read_label_map(folder / f"{case}.nii.gz")
+        labels, geometry = read_label_map(folder / f"{case}.nii.gz")
+        labels, _ = to_ras(labels, geometry.affine)
         values = prediction_values(load_dataset_json(folder))
         masks.append({name: np.isin(labels, sorted(wanted)) for name, wanted in values.items()})
-    save_overlay(picture, image, masks[0], masks[1], spacing_mm=geometry.spacing_mm, title=case)
+    save_overlay(picture, turned, masks[0], masks[1], spacing_mm=spacing_mm, title=case)
 
 
 def _report(console: Console, pipeline: Pipeline, dice: dict[str, float], picture: Path) -> None:
