@@ -88,7 +88,7 @@ def class_states(possible: npt.NDArray[np.bool_], space: LabelSpace) -> npt.NDAr
 def annotated_classes(possible: npt.NDArray[np.bool_], space: LabelSpace) -> npt.NDArray[np.bool_]:
     """Which classes each annotation set annotates: (S, C).
 
-    A class is annotated where somebody looked for it: some value that could be background says 'absent', and
+    A class is annotated where somebody looked for it: some value that marks no structure says 'absent', and
     either some value says 'present', or no value leaves it open (declared absent: a true negative). Voxels that
     could be anything (nobody looked) count for neither. A merged-kidney protocol annotates neither side; a
     liver-only dataset does not annotate the spleen, though its liver voxels are known to be no spleen.
@@ -101,6 +101,8 @@ def annotated_classes(possible: npt.NDArray[np.bool_], space: LabelSpace) -> npt
         bool,
     ).reshape(len(space.classes), len(space.atoms))
     maybe_background = (possible[:, :, None, :] & backgrounds).any(-1)
+    # a voxel of some structure is background on every other axis, whether or not anybody looked for more there
+    maybe_background &= ~foreground_values(possible, space)[:, :, None]
     says_absent = (looked_at & maybe_background & (states == ABSENT)).any(1)
     says_present = (states == PRESENT).any(1)
     open_somewhere = (looked_at & (states == UNKNOWN)).any(1)

@@ -27,7 +27,7 @@ from nnunet_partial.labels import load_dataset_json
 
 DATASET_ID = 930
 TRAINER = "PartialLabelTrainer"
-SIZE = NetworkSize(patch_size=(16, 80, 96), features=(8, 16, 32, 64), epochs=10, iterations=60, val_iterations=2)
+SIZE = NetworkSize(patch_size=(16, 64, 80), features=(8, 16, 32, 64), epochs=8, iterations=45)
 SLABS = 9
 
 FLARE_VALUES = {"liver": 1, "spleen": 3, "aorta": 5, "stomach": 11, "kidney_right": 2, "kidney_left": 13}

@@ -250,3 +250,15 @@ def labelled_by(labels: PartialLabels, source: str) -> list[str]:
         if has_label and labels.annotated[rows, column].any():
             found.append(name)
     return found
+
+
+def test_a_structure_of_one_axis_does_not_annotate_the_classes_of_another() -> None:
+    space = LabelSpace({"anatomy": ("background", "liver", "spleen")}, {n: frozenset({n}) for n in ("liver", "spleen")})
+    others = {"liver": frozenset({"background", "spleen"}), "spleen": frozenset({"background", "liver"})}
+    sets = {
+        f"f.{n}": AnnotationSet(f"f.{n}", "f", "CT", {0: others[n], value: frozenset({n})})
+        for value, n in enumerate(others, start=1)
+    }
+    apart = keep_apart(PartialLabels(space, sets, {"a": "f.liver", "b": "f.spleen"}), "f", ["spleen"])
+    assert apart.class_names == ("liver", "f.spleen")
+    assert apart.annotated.tolist() == [[True, False], [False, True]]

@@ -89,7 +89,12 @@ def test_annotated_classes_against_plain_loops(seed: int) -> None:
             axis = next(atoms for atoms in space.axes.values() if members <= set(atoms))
             could_be = [annotation_set.possible.get(v, space.everything) & set(axis) for v in values]
             looked_at = [atoms for atoms in could_be if atoms != set(axis)]
-            outside = any(axis[0] in atoms and not atoms & members for atoms in looked_at)
+            backgrounds = {atoms[0] for atoms in space.axes.values()}
+            marks_none = [backgrounds <= annotation_set.possible.get(v, space.everything) for v in values]
+            outside = any(
+                none and atoms in looked_at and not atoms & members
+                for none, atoms in zip(marks_none, could_be, strict=True)
+            )
             inside = any(atoms <= members for atoms in could_be)
             undecided = any(atoms & members and atoms - members for atoms in looked_at)
             assert annotated[s, c] == (outside and (inside or not undecided))
