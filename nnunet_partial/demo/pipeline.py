@@ -129,11 +129,11 @@ class Pipeline:
         self.run("nnUNetv2_partial_verify", "-d", str(dataset_id))
         return next(self.raw.glob(f"Dataset{dataset_id:03d}_*"))
 
-    def plan_and_preprocess(self, dataset: Path, dataset_id: int, size: NetworkSize) -> None:
-        """Plans and preprocesses with the stock command, then writes plans with a small network."""
+    def plan_and_preprocess(self, dataset: Path, dataset_id: int, size: NetworkSize, *more: str) -> None:
+        """Plans and preprocesses 3d_fullres and `more` configurations, then writes plans with a small network."""
         processes = str(self.processes)
         self.run(
-            *("nnUNetv2_plan_and_preprocess", "-d", str(dataset_id), "-c", "3d_fullres"),
+            *("nnUNetv2_plan_and_preprocess", "-d", str(dataset_id), "-c", "3d_fullres", *more),
             *("--verify_dataset_integrity", "-npfp", processes, "-np", processes),
         )
         folder = self.folder / "preprocessed" / dataset.name

@@ -81,37 +81,3 @@ def test_a_failing_command_shows_the_end_of_its_log(prepared: tuple[Pipeline, Pa
     pipeline, _ = prepared
     with pytest.raises(PartialError, match="failed with exit code"):
         pipeline.run("nnUNetv2_partial_verify", "-d", "899")
-
-
-@pytest.mark.parametrize(
-    ("planner", "plans", "configuration", "patch"),
-    [
-        ("nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", "3d_fullres", (32, 32, 32)),
-        ("ExperimentPlanner", "nnUNetPlans", "2d", (32, 32)),
-    ],
-)
-def test_other_networks_and_dimensions(
-    prepared: tuple[Pipeline, Path], planner: str, plans: str, configuration: str, patch: tuple[int, ...]
-) -> None:
-    from nnunet_partial.atomic import write_json
-    from nnunet_partial.training.small_plans import shrink_plans
-
-    pipeline, merged = prepared
-    number = str(workspace.DATASET_ID)
-    folder = pipeline.folder / "preprocessed" / merged.name
-    if not (folder / f"{plans}.json").exists():
-        pipeline.run("nnUNetv2_plan_experiment", "-d", number, "-pl", planner)
-    content = json.loads((folder / f"{plans}.json").read_text())
-    name = f"{plans}_{configuration}_tiny"
-    write_json(
-        folder / f"{name}.json",
-        shrink_plans(content, name, configuration=configuration, patch_size=patch, features=(4, 8, 8)),
-    )
-    pipeline.run("nnUNetv2_preprocess", "-d", number, "-plans_name", name, "-c", configuration, "-np", "2")
-    settings = {f"nnUNet_partial_{k}": "2" for k in ("epochs", "iterations", "val_iterations")}
-    pipeline.run(
-        *("nnUNetv2_train", number, configuration, "0", "-tr", TRAINER, "-p", name, "-device", "cpu"),
-        settings=settings,
-    )
-    model = pipeline.folder / "results" / merged.name / f"{TRAINER}__{name}__{configuration}"
-    assert (model / "fold_0" / "validation" / "summary.json").is_file()

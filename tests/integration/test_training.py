@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_partial.demo.pipeline import Pipeline
 from nnunet_partial.errors import LabelError, PartialError
 from nnunet_partial.labels import one_axis_per_source, partial_labels_of
 from nnunet_partial.training.small_plans import shrink_plans
+from tests.integration import workspace
 
 MakeTrainer = Callable[..., Any]
 
@@ -143,6 +145,30 @@ def test_pretrained_weights(make_trainer: MakeTrainer, monkeypatch: pytest.Monke
     load_pretrained_weights(target.network, str(checkpoint))
     before, after = source.network.state_dict(), target.network.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before if ".seg_layers." not in k)
+
+
+def train_and_validate(trainer: Any) -> dict[str, Any]:
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    return json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
+
+
+def test_two_dimensions(make_trainer: MakeTrainer, nnunet: Path) -> None:
+    plans = json.loads((nnunet / "nnUNetPlans.json").read_text())
+    small = shrink_plans(plans, "flat", configuration="2d", patch_size=(32, 32), features=(4, 8, 8))
+    trainer = make_trainer(configuration="2d", plans=small)
+    summary = train_and_validate(trainer)
+    assert trainer.inference_allowed_mirroring_axes == (0,)
+    assert summary["metric_per_case"]
+
+
+def test_residual_encoder_plans(make_trainer: MakeTrainer, nnunet: Path, prepared: tuple[Pipeline, Path]) -> None:
+    prepared[0].run("nnUNetv2_plan_experiment", "-d", str(workspace.DATASET_ID), "-pl", "nnUNetPlannerResEncM")
+    plans = json.loads((nnunet / "nnUNetResEncUNetMPlans.json").read_text())
+    trainer = make_trainer(plans=shrink_plans(plans, "residual", patch_size=(32, 32, 32), features=(4, 8, 8)))
+    summary = train_and_validate(trainer)
+    assert type(trainer.network).__name__ == "ResidualEncoderUNet"
+    assert summary["metric_per_case"]
 
 
 def test_fold_all(make_trainer: MakeTrainer) -> None:

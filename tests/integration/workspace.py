@@ -27,5 +27,5 @@ def build(folder: Path) -> tuple[Pipeline, Path]:
     for protocol, dataset_id, name, seeds in _SOURCES:
         write_source(pipeline.raw, dataset_id, PROTOCOLS[protocol], seeds, name=name, **PHANTOM)
     merged = pipeline.merge(MERGE_FILE, DATASET_ID)
-    pipeline.plan_and_preprocess(merged, DATASET_ID, SIZE)
+    pipeline.plan_and_preprocess(merged, DATASET_ID, SIZE, "2d")
     return pipeline, merged
