@@ -27,7 +27,7 @@ from nnunet_partial.labels import load_dataset_json
 
 DATASET_ID = 930
 TRAINER = "PartialLabelTrainer"
-SIZE = NetworkSize(patch_size=(16, 64, 80), features=(8, 16, 32, 64), epochs=8, iterations=45)
+SIZE = NetworkSize(patch_size=(8, 96, 112), features=(8, 16, 32, 64), epochs=8, iterations=50)
 SLABS = 9
 
 FLARE_VALUES = {"liver": 1, "spleen": 3, "aorta": 5, "stomach": 11, "kidney_right": 2, "kidney_left": 13}
@@ -61,13 +61,20 @@ def real_data_folder() -> Path:
     return Path(os.environ.get("NNUNET_PARTIAL_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
-def _write_case(folder: Path, name: str, image: Any, labels: np.ndarray | None, *, test: bool = False) -> None:
-    kind = "Ts" if test else "Tr"
-    (folder / f"images{kind}").mkdir(parents=True, exist_ok=True)
-    nib.save(image, folder / f"images{kind}" / f"{name}_0000.nii.gz")
+def _write_image(folder: Path, name: str, image: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(image, folder / f"{name}_0000.nii.gz")
+
+
+def _write_labels(folder: Path, name: str, image: Any, labels: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels.astype(np.uint8), image.affine), folder / f"{name}.nii.gz")
+
+
+def _write_case(folder: Path, name: str, image: Any, labels: np.ndarray | None) -> None:
+    _write_image(folder / "imagesTr", name, image)
     if labels is not None:
-        (folder / f"labels{kind}").mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(labels.astype(np.uint8), image.affine), folder / f"labels{kind}" / f"{name}.nii.gz")
+        _write_labels(folder / "labelsTr", name, image, labels)
 
 
 def _describe(folder: Path, labels: Mapping[str, int], cases: int) -> None:
@@ -89,6 +96,12 @@ def _mapped(values: np.ndarray, meaning: Mapping[str, tuple[str, ...]]) -> np.nd
     return labels
 
 
+def _edges(truth: np.ndarray) -> np.ndarray:
+    """Where the slabs begin and end, along the body axis; only slices with organs are used."""
+    slices = np.flatnonzero(np.isin(truth, list(FLARE_VALUES.values())).any((0, 1)))
+    return np.linspace(slices[0], slices[-1] + 1, SLABS + 1).round().astype(int)
+
+
 def _slab(image: Any, first: int, last: int) -> Any:
     return image.slicer[:, :, first:last]
 
@@ -99,12 +112,12 @@ def make_sources(data: Path, raw: Path, test: Path) -> None:
     Args:
         data: Folder of the real volumes.
         raw: $nnUNet_raw.
-        test: Gets one folder a question: `hidden_PROTOCOL` (slabs of the first patient with the labels their
-            protocol hid) and `held_out` (the held-out patient).
+        test: Gets `imagesTs`, and in `labels` one folder a question: `hidden_PROTOCOL` (slabs of the first patient
+            with the labels that their protocol hid) and `held_out` (the held-out patient).
     """
     scan = nib.load(data / "abdomen_a" / "ct.nii.gz")
     truth = np.asarray(nib.load(data / "abdomen_a" / "labels_flare13_reader1.nii.gz").dataobj)
-    edges = np.linspace(0, scan.shape[2], SLABS + 1).round().astype(int)
+    edges = _edges(truth)
     patients = ["case,patient"]
     for number, (protocol, meaning) in enumerate(PROTOCOLS.items()):
         folder = raw / f"Dataset{931 + number}_{protocol.capitalize()}"
@@ -114,10 +127,11 @@ def make_sources(data: Path, raw: Path, test: Path) -> None:
             first, last = edges[slab], edges[slab + 1]
             name, image, values = f"slab_{slab}", _slab(scan, first, last), truth[:, :, first:last]
             _write_case(folder, name, image, _mapped(values, meaning))
-            _write_case(test / f"hidden_{protocol}", name, image, _mapped(values, hidden), test=True)
+            _write_image(test / "imagesTs", name, image)
+            _write_labels(test / "labels" / f"hidden_{protocol}", name, image, _mapped(values, hidden))
             patients.append(f"{name},abdomen_a")
         _describe(folder, {label: i for i, label in enumerate(meaning, start=1)}, len(mine))
-        _describe(test / f"hidden_{protocol}", {label: i for i, label in enumerate(hidden, start=1)}, 0)
+        _describe(test / "labels" / f"hidden_{protocol}", {label: i for i, label in enumerate(hidden, start=1)}, 0)
     (raw.parent / "patients.csv").write_text("\n".join(patients) + "\n", encoding="utf-8")
     spleen = raw / "Dataset934_Spleen"
     _write_case(
@@ -132,8 +146,10 @@ def make_sources(data: Path, raw: Path, test: Path) -> None:
         _write_case(scans, path.name.removesuffix("_ct.nii.gz"), nib.load(path), None)
     _describe(scans, {}, 2)
     dome = np.asarray(nib.load(data / "liver_dome" / "labels.nii.gz").dataobj)
-    _write_case(test / "held_out", "liver_dome", nib.load(data / "liver_dome" / "ct.nii.gz"), dome == 1, test=True)
-    _describe(test / "held_out", {"liver": 1}, 0)
+    image = nib.load(data / "liver_dome" / "ct.nii.gz")
+    _write_image(test / "imagesTs", "liver_dome", image)
+    _write_labels(test / "labels" / "held_out", "liver_dome", image, dome == 1)
+    _describe(test / "labels" / "held_out", {"liver": 1}, 0)
 
 
 def run(folder: Path, data: Path, size: NetworkSize = SIZE) -> dict[str, dict[str, float]]:
@@ -150,12 +166,12 @@ def run(folder: Path, data: Path, size: NetworkSize = SIZE) -> dict[str, dict[st
     merged = pipeline.merge(MERGE_FILE, DATASET_ID)
     pipeline.plan_and_preprocess(merged, DATASET_ID, size)
     pipeline.train(DATASET_ID, size, trainer=TRAINER, fold="all")
-    scores = {}
-    for question in sorted(p.name for p in test.iterdir()):
-        predictions = pipeline.folder / "predictions" / question
-        pipeline.predict(test / question / "imagesTs", predictions, DATASET_ID, trainer=TRAINER, fold="all")
-        output = pipeline.folder / "evaluation" / question
-        scores[question] = pipeline.evaluate(test / question / "labelsTs", predictions, output)
+    predictions = pipeline.folder / "predictions"
+    pipeline.predict(test / "imagesTs", predictions, DATASET_ID, trainer=TRAINER, fold="all")
+    scores = {
+        labels.name: pipeline.evaluate(labels, predictions, pipeline.folder / "evaluation" / labels.name)
+        for labels in sorted((test / "labels").iterdir())
+    }
     _draw(pipeline, data)
     return scores
 
@@ -165,13 +181,12 @@ def _draw(pipeline: Pipeline, data: Path) -> None:
     scan = nib.load(data / "abdomen_a" / "ct.nii.gz")
     truth = np.asarray(nib.load(data / "abdomen_a" / "labels_flare13_reader1.nii.gz").dataobj)
     predicted = np.zeros(truth.shape, np.uint8)
-    edges = np.linspace(0, scan.shape[2], SLABS + 1).round().astype(int)
-    for number, protocol in enumerate(PROTOCOLS):
-        folder = pipeline.folder / "predictions" / f"hidden_{protocol}"
-        for slab in range(number, SLABS, len(PROTOCOLS)):
-            part = nib.load(folder / f"slab_{slab}.nii.gz")
-            predicted[:, :, edges[slab] : edges[slab + 1]] = np.asarray(part.dataobj)
-        values = prediction_values(load_dataset_json(folder))
+    edges = _edges(truth)
+    folder = pipeline.folder / "predictions"
+    for slab in range(SLABS):
+        part = nib.load(folder / f"slab_{slab}.nii.gz")
+        predicted[:, :, edges[slab] : edges[slab + 1]] = np.asarray(part.dataobj)
+    values = prediction_values(load_dataset_json(folder))
     image, spacing = to_ras(np.asarray(scan.dataobj), scan.affine)
     truth_ras, _ = to_ras(truth, scan.affine)
     predicted_ras, _ = to_ras(predicted, scan.affine)

@@ -1,7 +1,8 @@
-"""Real CT volumes through the whole way, with a training too short to be good but long enough to learn the liver."""
+"""Real CT volumes through the whole way, with a training far too short to be good; `make real-ct` takes its time."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,18 @@ def data() -> Path:
 
 
 def test_three_partly_labelled_sources_of_real_ct(data: Path, tmp_path: Path) -> None:
-    size = replace(real_ct.SIZE, features=(4, 8, 16), epochs=3, iterations=25)
+    size = replace(real_ct.SIZE, patch_size=(8, 32, 32), features=(4, 8, 8), epochs=2, iterations=4)
     scores = real_ct.run(tmp_path, data, size)
-    assert set(scores) == {"hidden_abdominal", "hidden_upper", "hidden_urinary", "held_out"}
-    # what a protocol labels is not scored on its slabs
-    assert not {"liver", "aorta"} & set(scores["hidden_abdominal"])
+    summaries = {
+        name: json.loads((tmp_path / "evaluation" / name / "summary.json").read_text())
+        for name in ("hidden_abdominal", "hidden_upper", "hidden_urinary", "held_out")
+    }
+    assert set(scores) == set(summaries)
+    for protocol, meaning in real_ct.PROTOCOLS.items():
+        # what a protocol labels was shown to the network, and is not asked for
+        shown = {name for covered in meaning.values() for name in covered}
+        asked = set(summaries[f"hidden_{protocol}"]["classes"].values())
+        assert asked == set(real_ct.FLARE_VALUES) - shown
+    assert len(summaries["hidden_upper"]["metric_per_case"]) == real_ct.SLABS // len(real_ct.PROTOCOLS)
     assert all(0 <= dice <= 1 for part in scores.values() for dice in part.values())
-    assert scores["hidden_urinary"]["liver"] > 0.3
     assert (tmp_path / "overlay.png").stat().st_size > 10_000
