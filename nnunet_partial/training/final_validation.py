@@ -39,7 +39,7 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
     As nnU-Net's own final validation (same windows, same resampling, same label maps), but the masks are resampled
     and scored one class at a time, so that memory does not grow with the number of classes at full resolution, and
     only what a case annotates is scored. Overlapping classes are scored from their own masks, before one is painted
-    over the other. Writes `validation/summary.json` in nnU-Net's form.
+    over the other. Cases without labels are left out. Writes `validation/summary.json` in nnU-Net's form.
 
     Args:
         trainer: An initialised trainer with its weights loaded.
@@ -50,7 +50,10 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
     predictor = _predictor(trainer)
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
-    _, cases = trainer.do_split()
+    _, held_out = trainer.do_split()
+    cases = [case for case in held_out if trainer.partial_labels.is_informative(case)]
+    if len(cases) < len(held_out):
+        trainer.print_to_log_file(f"{len(held_out) - len(cases)} validation cases have no labels and are not predicted")
     world = dist.get_world_size() if trainer.is_ddp else 1
     mine = sorted(cases)[trainer.local_rank :: world]
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, list(mine))
