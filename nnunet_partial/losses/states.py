@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -42,15 +42,24 @@ class KnownStates:
     Args:
         labels: integer (B, 1, *S); -1 is unknown for every class.
         table: int8 (B, V, C): 1 present, 0 absent, -1 unknown.
+        assumed_absent: Classes that are taken for absent wherever they are unknown, label -1 included.
+
+    Attributes:
+        annotated: bool (B, C), on the CPU: whether anything is known of a class in a case.
     """
 
-    def __init__(self, labels: Tensor, table: Tensor) -> None:
+    def __init__(self, labels: Tensor, table: Tensor, assumed_absent: Iterable[int] = ()) -> None:
         on_host = table.cpu()
         unknown = torch.full_like(on_host[:, :1], -1)
         # row 0 stands for label -1; classes first, so that a block of classes is contiguous
         self._states = torch.cat([unknown, on_host], 1).transpose(1, 2).contiguous()
-        self._known = (on_host >= 0).any(1).tolist()
-        self._complete = (on_host >= 0).all(1).tolist()
+        for c in assumed_absent:
+            self._states[:, c].clamp_min_(0)
+        known = self._states >= 0
+        self.annotated = known.any(2)
+        self._known = self.annotated.tolist()
+        self._complete = known.all(2).tolist()
+        self._complete_inside = known[:, :, 1:].all(2).tolist()
         self._labels = labels
         self._tables: dict[torch.device, Tensor] = {}
         self._index: tuple[int, Tensor, bool] | None = None
@@ -70,7 +79,8 @@ class KnownStates:
     def known(self, case: int, channels: slice, dtype: torch.dtype) -> Tensor | None:
         """Where the classes of a block are known: (k, voxels) of 0 and 1, or None where they are known everywhere."""
         index, inside = self._label_index(case)
-        if inside and all(self._complete[case][channels]):
+        complete = self._complete_inside if inside else self._complete
+        if all(complete[case][channels]):
             return None
         return _look_up((self._table(index.device)[case, channels] >= 0).to(dtype), index)
 

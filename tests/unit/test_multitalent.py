@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import math
-import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from nnunet_partial.losses import MultiTalentLoss
-
-
-def random_batch(seed: int, batch: int = 2, classes: int = 4, values: int = 5, shape=(5, 4, 3), unknown: float = 0.3):
-    """Logits, labels (some -1) and a table with random states."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(batch, classes, *shape, generator=generator, dtype=torch.float64) * 3
-    labels = torch.randint(-1, values, (batch, 1, *shape), generator=generator)
-    table = torch.randint(0, 2, (batch, values, classes), generator=generator, dtype=torch.int8)
-    table[torch.rand(table.shape, generator=generator) < unknown] = -1
-    return logits, labels, table
+from nnunet_partial.losses.multitalent import MultiTalentLoss
+from tests.unit import loss_tables
+from tests.unit.loss_tables import full_table, random_batch
 
 
 def by_loops(logits: torch.Tensor, labels: torch.Tensor, table: torch.Tensor) -> tuple[float, np.ndarray]:
@@ -53,18 +43,7 @@ def by_loops(logits: torch.Tensor, labels: torch.Tensor, table: torch.Tensor) ->
 
 
 def loss_and_gradient(logits: torch.Tensor, labels: torch.Tensor, table: torch.Tensor) -> tuple[float, np.ndarray]:
-    leaf = logits.detach().clone().requires_grad_()
-    loss = MultiTalentLoss()(leaf, labels, table)
-    loss.backward()
-    return loss.item(), leaf.grad.double().numpy()
-
-
-def full_table(batch: int, classes: int) -> torch.Tensor:
-    """Value c + 1 is class c, and everything is known."""
-    table = torch.zeros(batch, classes + 1, classes, dtype=torch.int8)
-    for c in range(classes):
-        table[:, c + 1, c] = 1
-    return table
+    return loss_tables.loss_and_gradient(MultiTalentLoss(), logits, labels, table)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -244,36 +223,5 @@ def test_wrong_shapes_are_refused(change, message: str) -> None:
         MultiTalentLoss()(*change(*random_batch(0)))
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _rank(rank: int, world: int, port: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    torch.manual_seed(0)
-    network = torch.nn.Conv3d(1, 4, 3, padding=1).double()
-    parallel = torch.nn.parallel.DistributedDataParallel(network)
-    logits, labels, table = random_batch(21, batch=4)
-    image = logits[:, :1]
-    mine = slice(rank, None, world)
-    loss = MultiTalentLoss()(parallel(image[mine]), labels[mine], table[mine])
-    loss.backward()
-    torch.save((loss.detach(), [p.grad for p in network.parameters()]), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_ranks_equal_one_with_the_whole_batch(tmp_path, free_port: int) -> None:
-    mp.spawn(_rank, args=(2, free_port, str(tmp_path)), nprocs=2)
-    torch.manual_seed(0)
-    network = torch.nn.Conv3d(1, 4, 3, padding=1).double()
-    logits, labels, table = random_batch(21, batch=4)
-    loss = MultiTalentLoss()(network(logits[:, :1]), labels, table)
-    loss.backward()
-    for rank in range(2):
-        value, gradients = torch.load(tmp_path / f"{rank}.pt")
-        assert value.item() == pytest.approx(loss.item(), abs=1e-9)
-        for found, expected in zip(gradients, network.parameters(), strict=True):
-            np.testing.assert_allclose(found.numpy(), expected.grad.numpy(), atol=1e-12, rtol=1e-9)
+def test_two_ranks_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
+    loss_tables.assert_two_ranks_equal_one(MultiTalentLoss(), tmp_path, wrapped=True)

@@ -1,0 +1,119 @@
+"""Ambiguity-aware focal cross-entropy, Dice and entropy over atoms (Chen et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_partial.losses.atom_sums import AtomSums, atom_sums
+
+__all__ = ["AmbiguityAwareLoss", "merged_dice"]
+
+_SMOOTHING = 1.0  # epsilon of equation 2
+
+
+class AmbiguityAwareLoss(nn.Module):
+    r"""Focal cross-entropy and Dice over what a voxel could be, and the entropy of what it is predicted to be.
+
+    .. math::
+        L = \frac{1}{|R|} \sum_{r \in R} \Bigl( -\frac{1}{N_r} \sum_{i \in r} (1 - q_i)^\gamma \log q_i
+            + 1 - \mathrm{Dice}_r \Bigr) - \frac{\lambda}{N} \sum_i \sum_a p_{ia} \log p_{ia}
+
+    and the mean over the samples of the batch. q is the sum of the softmax probabilities p over the atoms that are
+    possible at a voxel. R are the annotated regions of a sample: its slices in which something is known of some voxel
+    or, for volumes, the patch. N counts all voxels of the sample and N_r those of a region, known or not. `merged_dice`
+    defines the Dice of a region. A sample whose regions all say nothing has the entropy only.
+
+    These are equations 1 to 6 of Chen et al., 'Versatile Medical Image Segmentation Learned from Multi-Source Datasets
+    via Model Self-Disambiguation'. For a protocol that annotates some structures, q and the Dice are those of their
+    equations 3 and 4. Equation 1 lacks a minus sign there. The public code differs in four ways, in which the paper is
+    followed here: it takes the structures that occur in a volume for the annotated ones, leaves a structure out of the
+    Dice of a patch that does not contain it, merges all channels into the background of a slice, and clamps log q.
+    The paper's 'examples without annotations', of which the entropy weighs more, are samples with nothing known of any
+    voxel of the patch, whatever was annotated elsewhere in the case: only there do the other terms vanish.
+
+    As a mean over samples the loss needs no pooling over ranks. Both weights 0 are the paper's ablation without the
+    entropy.
+
+    Args:
+        gamma: Exponent of the focal term, at least 0.
+        entropy_weight: Weight of the entropy of samples with annotated voxels.
+        entropy_weight_unannotated: Weight of the entropy of samples without.
+        slice_axis: Spatial axis along which slices were annotated; None for volumes.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        entropy_weight: float = 1.0,
+        entropy_weight_unannotated: float = 3.0,
+        slice_axis: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.entropy_weight = entropy_weight
+        self.entropy_weight_unannotated = entropy_weight_unannotated
+        self.slice_axis = slice_axis
+
+    def forward(self, logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            logits: float (B, A, *S), one channel an atom, before the softmax.
+            labels: integer (B, 1, *S), values of the merged label map; -1 (outside the image) could be everything.
+            possible: bool (B, V, A), the atoms that a voxel of each value could be. Best on the CPU.
+
+        Returns:
+            Scalar loss.
+
+        Raises:
+            ValueError: The shapes do not fit, or a label value has no possible atom.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            sums = atom_sums(logits, labels, possible, gamma=self.gamma, slice_axis=self.slice_axis)
+            voxels = sums.counts.sum(-1)
+            annotated = sums.counts[..., 1:].sum(-1) > 0
+            regions = (sums.focal / voxels + merged_dice(sums)) * annotated
+            weight = torch.where(annotated.any(1), self.entropy_weight, self.entropy_weight_unannotated)
+            samples = regions.sum(1) / annotated.sum(1).clamp_min(1) + weight * sums.entropy / voxels.sum(1)
+            return samples.mean()
+
+
+def merged_dice(sums: AtomSums) -> Tensor:
+    r"""Dice loss of each region over groups of atoms that its annotation tells apart.
+
+    .. math::
+        1 - \frac{1}{|G|} \sum_{g \in G} \frac{2 \sum_{i: S_i \subseteq g} P_i(g) + 1}
+            {\sum_i P_i(g) + \sum_{i: S_i \subseteq g} 1 + 1}
+
+    with S the label set of a voxel and P(g) the predicted probability of a group: the sum over its atoms. Voxels of
+    which nothing is known do not count. This is equation 2 of Chen et al.: where M structures are annotated, the
+    groups G are these, present in the region or not, and one of all other atoms, the background among them.
+
+    In general, the groups are label sets of the case. A voxel is positive for a group that contains its label set,
+    negative for a group that shares no atom with it, and says nothing of other groups. G has the groups of which every
+    known voxel of the region tells, less those that are unions of smaller ones in G: where both liver and spleen were
+    annotated in a slice, 'no liver' is nothing but 'spleen' or 'neither'.
+
+    Args:
+        sums: Sums over atoms with any regions.
+
+    Returns:
+        (B, R); 0 where G is empty.
+    """
+    dtype = sums.mass.dtype
+    sets = sums.sets.to(dtype)
+    informative = ~sums.sets.all(-1)
+    counts = sums.counts * informative[:, None]
+    shared = sets @ sets.mT
+    contained = (shared == sets.sum(-1, keepdim=True)).to(dtype)  # [k, g]: set k lies in group g
+    vague = ((shared > 0) & (contained == 0)).to(dtype)
+    told = ((counts > 0).to(dtype) @ vague == 0) & informative[:, None]
+    # atoms of a group that lie in smaller groups of the region, (B, R, G, A)
+    smaller = contained.mT * (1 - contained)
+    covered = (told[:, :, None] * smaller[:, None]) @ sets[:, None] > 0
+    groups = told & ~(covered | ~sums.sets[:, None]).all(-1)
+    mass = (sums.mass @ sets.mT[:, None]) * informative[:, None, :, None]
+    overlap = (mass * contained[:, None]).sum(2)
+    dice = (2 * overlap + _SMOOTHING) / (mass.sum(2) + counts @ contained + _SMOOTHING)
+    return ((1 - dice) * groups).sum(-1) / groups.sum(-1).clamp_min(1)
