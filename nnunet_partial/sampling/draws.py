@@ -1,0 +1,176 @@
+"""`Draws`: the probability of every case and class that the next training patch can come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_partial.errors import LabelError
+from nnunet_partial.labels import PartialLabels
+from nnunet_partial.sampling.voxel_counts import VoxelCounts
+
+__all__ = ["ANYWHERE", "NO_CLASS", "Draws", "Level", "Sampling", "informative_cases"]
+
+ANYWHERE = "anywhere"
+NO_CLASS = -1
+
+Level = Literal["class", "modality", "source", "case"]
+_Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The joint distribution of the next patch: a case, and a class on one of whose voxels it is centred, or none.
+
+    Patches are drawn independently and with replacement.
+
+    Attributes:
+        cases: Case identifiers.
+        classes: Class names.
+        modalities: Modality of each case.
+        sources: Source dataset of each case.
+        case: (N,) index into `cases`.
+        cls: (N,) index into `classes`; -1 for a patch anywhere in the volume.
+        probability: (N,) above 0, sums to 1. What has no row is never drawn.
+    """
+
+    cases: tuple[str, ...]
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    sources: tuple[str, ...]
+    case: _Integers
+    cls: _Integers
+    probability: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        total = float(self.probability.sum())
+        if not np.isclose(total, 1, rtol=0, atol=1e-9) or not (self.probability > 0).all():
+            raise ValueError(f"expected probabilities above 0 that sum to 1, got a sum of {total}")
+
+    @classmethod
+    def of(
+        cls, cases: Sequence[str], labels: PartialLabels, case: _Integers, class_: _Integers, weight: npt.ArrayLike
+    ) -> Draws:
+        """Draws in proportion to weights; rows of weight 0 are left out.
+
+        Args:
+            cases: Case identifiers.
+            labels: The label model.
+            case: (N,) index into `cases`.
+            class_: (N,) index of the class, -1 for none.
+            weight: (N,) 0 or more.
+        """
+        weights = np.asarray(weight, np.float64)
+        kept = weights > 0
+        sets = [labels.set_of(c) for c in cases]
+        return cls(
+            tuple(cases),
+            labels.class_names,
+            tuple(s.modality for s in sets),
+            tuple(s.source for s in sets),
+            np.asarray(case, np.int64)[kept],
+            np.asarray(class_, np.int64)[kept],
+            weights[kept] / weights.sum(),
+        )
+
+    @classmethod
+    def anywhere(cls, cases: Sequence[str], labels: PartialLabels) -> Draws:
+        """Every case is equally likely, every place in it too: for cases of which nothing needs to be known."""
+        everyone = np.arange(len(cases))
+        return cls.of(cases, labels, everyone, np.full(len(cases), NO_CLASS), np.ones(len(cases)))
+
+    @cached_property
+    def centred_share(self) -> float:
+        """Probability that a patch is centred on a voxel of a class."""
+        return float(self.probability[self.cls != NO_CLASS].sum())
+
+    def draw(self, rng: np.random.Generator, centred: bool | None = None) -> tuple[str, int]:
+        """Draws a case and a class.
+
+        Args:
+            rng: Source of randomness; one number is taken.
+            centred: True for a row with a class, False for one without; drawn from all rows where there is no such
+                row. None draws from all rows.
+
+        Returns:
+            Case identifier and class index, -1 for a patch anywhere.
+        """
+        rows, cumulative = self._table[centred]
+        found = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+        row = rows[min(found, len(rows) - 1)]
+        return self.cases[self.case[row]], int(self.cls[row])
+
+    def names(self, level: Level) -> tuple[str, ...]:
+        """What can be drawn at a level; classes are followed by 'anywhere'."""
+        if level == "class":
+            return (*self.classes, ANYWHERE)
+        if level == "case":
+            return self.cases
+        return tuple(dict.fromkeys(self.modalities if level == "modality" else self.sources))
+
+    def indices(self, level: Level, case: _Integers, class_: _Integers) -> _Integers:
+        """Index into `names(level)` of drawn cases and classes, given as indices."""
+        if level == "class":
+            return np.where(class_ == NO_CLASS, len(self.classes), class_)
+        if level == "case":
+            return case
+        position = {name: index for index, name in enumerate(self.names(level))}
+        of_case = [position[name] for name in (self.modalities if level == "modality" else self.sources)]
+        return np.array(of_case, np.int64)[case]
+
+    def marginal(self, level: Level) -> dict[str, float]:
+        """Probability of every class (and of 'anywhere'), modality, source or case; 0 for what is never drawn."""
+        names = self.names(level)
+        indices = self.indices(level, self.case, self.cls)
+        sums = np.bincount(indices, self.probability, minlength=len(names))
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    @cached_property
+    def _table(self) -> dict[bool | None, tuple[_Integers, npt.NDArray[np.float64]]]:
+        """Rows to draw from, and their cumulative probabilities."""
+        everything = np.ones(len(self.cls), bool)
+        table = {}
+        for centred, chosen in ((None, everything), (True, self.cls != NO_CLASS), (False, self.cls == NO_CLASS)):
+            rows = np.flatnonzero(chosen if chosen.any() else everything)
+            table[centred] = (rows, np.cumsum(self.probability[rows]))
+        return table
+
+
+class Sampling(Protocol):
+    """A rule by which patches are drawn."""
+
+    def draws(
+        self, cases: Sequence[str], labels: PartialLabels, counts: VoxelCounts, batch_size: int | None = None
+    ) -> Draws:
+        """The distribution of the next patch.
+
+        Args:
+            cases: The cases of the fold.
+            labels: The label model.
+            counts: Voxels of every label value in these cases.
+            batch_size: Patches a batch, over all ranks; for rules that share out the places of a batch.
+
+        Raises:
+            LabelError: There is nothing to draw.
+        """
+        ...
+
+
+def informative_cases(cases: Sequence[str], labels: PartialLabels) -> npt.NDArray[np.bool_]:
+    """Whether anything is known in each case: (N,).
+
+    Raises:
+        LabelError: Nothing is known in any of them.
+    """
+    informative = np.array([labels.is_informative(c) for c in cases], bool)
+    if not informative.any():
+        raise LabelError(
+            f"nothing is annotated in any of the {len(cases)} cases of this fold; "
+            "make other folds (splits_final.json) or train on all of them (fold 'all')"
+        )
+    return informative
