@@ -6,6 +6,7 @@ PNG, TIFF and BMP are read by SimpleITK.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,26 @@ from nnunet_partial.atomic import atomic_path
 from nnunet_partial.errors import VolumeError
 
 __all__ = [
+    "INTENSITY_ENDINGS",
     "Geometry",
+    "channel_files",
     "geometry_difference",
+    "read_description",
     "read_geometry",
+    "read_intensities",
     "read_label_map",
     "read_volume",
     "value_counts",
+    "write_intensities",
     "write_label_map",
 ]
 
+INTENSITY_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Endings of the formats that hold floating-point intensities and a description."""
+
 _NIFTI = (".nii", ".nii.gz")
+_DESCRIPTION = "description"
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE_VOXELS = 0.01
 _COUNTED_BY_VALUE = 1 << 16
@@ -57,6 +68,26 @@ class Geometry:
         """The array axes along which left and right lie: |cosine| to the world's left-right axis above 0.5."""
         directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         return tuple(axis for axis in range(len(self.shape)) if abs(directions[0, axis]) > 0.5)
+
+
+def channel_files(folder: Path, file_ending: str) -> dict[str, dict[int, Path]]:
+    """Images of a folder by nnU-Net's file names, CASE_0000.ending.
+
+    Args:
+        folder: Folder; one that is missing counts as empty.
+        file_ending: Ending with its dot; other files and hidden ones are left out.
+
+    Returns:
+        Case to its files by channel number, sorted by file name.
+    """
+    cases: dict[str, dict[int, Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not path.name.endswith(file_ending):
+            continue
+        match = _CHANNEL.fullmatch(path.name[: -len(file_ending)])
+        if match:
+            cases.setdefault(match["case"], {})[int(match["channel"])] = path
+    return cases
 
 
 def _is_nifti(path: Path) -> bool:
@@ -173,6 +204,51 @@ def read_label_map(path: Path) -> tuple[npt.NDArray[np.integer[Any]], Geometry]:
     return rounded.astype(np.int64), geometry
 
 
+def read_intensities(path: Path) -> npt.NDArray[Any]:
+    """Reads an image and insists that it holds one finite number a voxel.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        The array, (x, y) or (x, y, z), with scaling applied.
+
+    Raises:
+        VolumeError: The file cannot be read, is a colour image, or holds NaN or infinite voxels.
+    """
+    array, geometry = read_volume(path)
+    if array.shape != geometry.shape or array.dtype.kind not in "iuf":
+        raise VolumeError(
+            f"{path}: expected one intensity a voxel, found shape {array.shape} of {array.dtype} (a colour image?)"
+        )
+    strange = array.size - np.count_nonzero(np.isfinite(array)) if array.dtype.kind == "f" else 0
+    if strange:
+        raise VolumeError(
+            f"{path}: {strange} voxels are NaN or infinite, expected numbers; replace them, e.g. by the value of air"
+        )
+    return array
+
+
+def read_description(path: Path) -> str:
+    """Reads the description in the header of an image: `descrip` of NIfTI, the key `description` elsewhere.
+
+    Returns:
+        The text; empty where there is none.
+
+    Raises:
+        VolumeError: The file is missing, empty or not an image.
+    """
+    try:
+        if _is_nifti(path):
+            return bytes(nib.load(path).header["descrip"].item()).decode("latin-1")
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        return str(reader.GetMetaData(_DESCRIPTION)) if reader.HasMetaDataKey(_DESCRIPTION) else ""
+    except Exception as error:
+        raise _failed(path, error) from error
+
+
 def value_counts(labels: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
     """Counts the voxels of every label value; slice by slice, which needs no copy of the volume and no sorting.
 
@@ -247,3 +323,38 @@ def write_label_map(path: Path, labels: npt.NDArray[Any], like: Path) -> None:
                 sitk.WriteImage(target, str(temporary), useCompression=True)
     except OSError as error:
         raise VolumeError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def write_intensities(path: Path, image: npt.NDArray[np.float32], like: Path, description: str) -> None:
+    """Writes an image of the voxels of another file, whose geometry it keeps bit for bit, in one step.
+
+    Args:
+        path: Target; its ending, one of `INTENSITY_ENDINGS`, chooses the format.
+        image: (x, y) or (x, y, z) intensities.
+        like: File whose geometry is taken over; of the same format.
+        description: Text for `read_description`; NIfTI keeps 79 characters.
+
+    Raises:
+        VolumeError: The geometry file cannot be read, or the target cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            if _is_nifti(path):
+                source: Any = nib.load(like)
+                header = source.header.copy()
+                header.set_data_dtype(np.float32)
+                header["descrip"] = description.encode("latin-1", "replace")[:79]
+                header["cal_min"] = header["cal_max"] = 0  # the window of a viewer, in the old intensities
+                nib.save(type(source)(image.reshape(source.shape), None, header), temporary)
+            else:
+                target = sitk.GetImageFromArray(image.T)
+                reference = sitk.ImageFileReader()
+                reference.SetFileName(str(like))
+                reference.ReadImageInformation()
+                target.SetOrigin(reference.GetOrigin())
+                target.SetSpacing(reference.GetSpacing())
+                target.SetDirection(reference.GetDirection())
+                target.SetMetaData(_DESCRIPTION, description)
+                sitk.WriteImage(target, str(temporary), useCompression=True)
+    except (OSError, RuntimeError) as error:
+        raise VolumeError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error

@@ -1,8 +1,8 @@
 """What was annotated: atoms, classes, annotation sets, the possible-atoms table, and merging datasets by it."""
 
-from nnunet_partial.labels.axes import keep_apart, one_axis_per_source
+from nnunet_partial.labels.axes import keep_apart, one_axis_per_source, with_classes
 from nnunet_partial.labels.partial_labels import PartialLabels
-from nnunet_partial.labels.regions import region_labels, with_region_labels
+from nnunet_partial.labels.regions import atom_labels, region_labels, with_atom_labels, with_region_labels
 from nnunet_partial.labels.sidecar import (
     BLOCK,
     from_json,
@@ -25,6 +25,7 @@ __all__ = [
     "LabelSpace",
     "PartialLabels",
     "Sides",
+    "atom_labels",
     "from_json",
     "has_partial_labels",
     "keep_apart",
@@ -35,5 +36,7 @@ __all__ = [
     "region_labels",
     "stratified_splits",
     "to_json",
+    "with_atom_labels",
+    "with_classes",
     "with_region_labels",
 ]

@@ -1,4 +1,4 @@
-"""Keeping protocols apart: a source's structures moved to an axis of their own (MultiTalent, Ulrich et al. 2023)."""
+"""Other label spaces of the same data: protocols kept apart (MultiTalent, Ulrich et al. 2023), classes left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nnunet_partial.labels.sides import Sides, sided_names
 from nnunet_partial.labels.space import LabelSpace, axis_background, supersets_first
 from nnunet_partial.labels.table import PRESENT, AnnotationSet
 
-__all__ = ["keep_apart", "one_axis_per_source"]
+__all__ = ["keep_apart", "one_axis_per_source", "with_classes"]
 
 Atoms = frozenset[str]
 
@@ -83,6 +83,18 @@ def one_axis_per_source(labels: PartialLabels) -> PartialLabels:
             result = keep_apart(result, source)
     shared = [n for n, axis in result.space.class_axis.items() if axis not in labels.sources]
     return _without_classes(result, shared) if len(shared) < len(result.class_names) else result
+
+
+def with_classes(labels: PartialLabels, names: Collection[str]) -> PartialLabels:
+    """The same label model with some of its classes only; atoms and label values stay as they are.
+
+    Raises:
+        LabelError: There is no class of one of the names.
+    """
+    unknown = sorted(set(names) - set(labels.class_names))
+    if unknown:
+        raise LabelError(f"there are no classes {unknown}; classes are {list(labels.class_names)}")
+    return _without_classes(labels, [n for n in labels.class_names if n not in names])
 
 
 def _structures(labels: PartialLabels, sets: list[AnnotationSet]) -> list[Atoms]:

@@ -20,11 +20,20 @@ from nnunet_partial.labels.merge_plan import MergeCase, MergePlan, plan_merge
 from nnunet_partial.labels.raw_dataset import environment_folder, find_dataset_folder
 from nnunet_partial.labels.sidecar import BLOCK, to_json
 from nnunet_partial.labels.splits import stratified_splits
+from nnunet_partial.normalisation import (
+    Fingerprint,
+    Histogram,
+    Rule,
+    fingerprint_clip,
+    histogram,
+    normalise_file,
+)
 from nnunet_partial.parallel import for_each_case
 from nnunet_partial.volumes import (
     Geometry,
     geometry_difference,
     read_geometry,
+    read_intensities,
     read_label_map,
     value_counts,
     write_label_map,
@@ -33,6 +42,7 @@ from nnunet_partial.volumes import (
 __all__ = ["ImageMode", "MergeResult", "merge_datasets"]
 
 ImageMode = Literal["link", "reference", "copy"]
+_Provision = ImageMode | Literal["normalised"]
 _RECORD = "merge.json"
 _REORIENTING_READERS = {"NibabelIOWithReorient"}
 
@@ -59,7 +69,8 @@ class _Task:
     case: MergeCase
     folder: Path
     file_ending: str
-    images: ImageMode
+    images: _Provision
+    rule: Rule | None
 
 
 def merge_datasets(
@@ -82,6 +93,7 @@ def merge_datasets(
         dataset_id: Number of the new dataset, 1 to 999.
         raw_folder: Where raw datasets live; $nnUNet_raw by default.
         images: 'link' makes symbolic links, 'reference' names the source files in dataset.json, 'copy' copies.
+            Normalised images are written in any case, and cannot be references.
         processes: Worker processes.
         overwrite: Replace a dataset of that number that was merged differently.
 
@@ -97,31 +109,73 @@ def merge_datasets(
     plan = plan_merge(load_merge_file(merge_file), merge_file.parent)
     splits = stratified_splits(plan.labels, folds=plan.file.folds)
     target = raw / f"Dataset{dataset_id:03d}_{plan.file.name}"
-    fingerprint = f"{plan.fingerprint()}-{images}"
+    provision = _provision(plan, images)
+    fingerprint = f"{plan.fingerprint()}-{provision}"
     if _record(target).get("fingerprint") == fingerprint:
         return MergeResult(target, plan, False, _write_preprocessed_splits(target.name, splits, overwrite))
     _check_target(target, dataset_id, raw, overwrite)
     _check_not_a_source(target, plan, merge_file.parent)
 
+    plan = _with_normalisation(plan, processes, merge_file)
     building = raw / f".{target.name}.incomplete"
-    record = {
-        "fingerprint": fingerprint,
-        "images": images,
-        "version": __version__,
-        "merge_file": json.loads(plan.file.model_dump_json(by_alias=True)),
-        "cases": plan.case_fingerprints(),
-    }
+    record = {"fingerprint": fingerprint, "images": provision, **_content_of_record(plan)}
     _drop_outdated(building, record, plan.file_ending)
     write_json(building / _RECORD, record)
-    tasks = [_Task(case, building, plan.file_ending, images) for case in plan.cases]
+    tasks = [_Task(case, building, plan.file_ending, provision, plan.rule_of(case.name)) for case in plan.cases]
     axes, problems = for_each_case(_merge_case, tasks, processes=processes, description="merging")
     if problems:
         raise ProblemsError(f"{merge_file}: the merge stopped, {len(tasks) - len(problems)} cases are done", problems)
     plan = _with_side_axes(plan, axes)
-    write_json(building / "dataset.json", _dataset_json(plan, building, images))
+    write_json(building / "dataset.json", _dataset_json(plan, building, provision))
     write_json(building / "splits_final.json", splits)
     _put_in_place(building, target)
     return MergeResult(target, plan, True, _write_preprocessed_splits(target.name, splits, overwrite))
+
+
+def _provision(plan: MergePlan, images: ImageMode) -> _Provision:
+    if plan.file.normalisation is None:
+        return images
+    if images == "reference":
+        raise LabelError("normalised images are written, not referenced; leave --images out, or 'normalisation'")
+    return "normalised"
+
+
+def _with_normalisation(plan: MergePlan, processes: int, merge_file: Path) -> MergePlan:
+    """Works out the numbers of fingerprints from all cases of their modality."""
+    rules: dict[str, Rule] = {}
+    for modality, declared in (plan.file.normalisation or {}).items():
+        if not isinstance(declared, Fingerprint):
+            rules[modality] = declared
+            continue
+        tasks = [
+            (case, plan.labels.foreground[plan.labels.row_of(case.name)])
+            for case in plan.cases
+            if plan.labels.set_of(case.name).modality == modality and case.raw.label is not None
+        ]
+        found, problems = for_each_case(
+            _foreground_intensities, tasks, processes=processes, description=f"intensities of {modality}"
+        )
+        if problems:
+            raise ProblemsError(f"{merge_file}: intensities of {modality}", problems)
+        try:
+            rules[modality] = fingerprint_clip([channel for case in found for channel in case or ()])
+        except ValueError as error:
+            raise LabelError(
+                f"normalisation.{modality}: {error}, so 'fingerprint' has no numbers; use {{clip: [low, high]}}"
+            ) from error
+    return replace(plan, labels=replace(plan.labels, normalisation=rules))
+
+
+def _foreground_intensities(task: tuple[MergeCase, npt.NDArray[np.bool_]]) -> list[Histogram]:
+    """One histogram a channel, of the voxels whose merged values are marked in (V,)."""
+    case, foreground = task
+    labels = _merged_labels(case, _common_geometry(case))
+    found = []
+    for path in case.raw.images:
+        image = read_intensities(path)
+        parts = [image[..., i][foreground[labels[..., i]]] for i in range(labels.shape[-1])]
+        found.append(histogram(np.concatenate(parts)))
+    return found
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -129,6 +183,14 @@ def _record(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return {}
+
+
+def _content_of_record(plan: MergePlan) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "merge_file": json.loads(plan.file.model_dump_json(by_alias=True)),
+        "cases": plan.case_fingerprints(),
+    }
 
 
 def _drop_outdated(building: Path, record: dict[str, Any], file_ending: str) -> None:
@@ -182,18 +244,22 @@ def _put_in_place(building: Path, target: Path) -> None:
 def _merge_case(task: _Task) -> tuple[int, ...]:
     """Checks, links and writes one case; returns the nnU-Net axes along which left and right lie."""
     case = task.case
+    geometry = _common_geometry(case)
+    target = task.folder / "labelsTr" / f"{case.name}{task.file_ending}"
+    if not target.exists():
+        write_label_map(target, _merged_labels(case, geometry), case.raw.images[0])
+    for channel, image in enumerate(case.raw.images):
+        _provide_image(image, task.folder / "imagesTr" / f"{case.name}_{channel:04d}{task.file_ending}", task)
+    return tuple(sorted(2 - axis for axis in geometry.left_right_axes())) if geometry.physical else (2,)
+
+
+def _common_geometry(case: MergeCase) -> Geometry:
     geometries = [read_geometry(image) for image in case.raw.images]
     for image, geometry in zip(case.raw.images[1:], geometries[1:], strict=True):
         difference = geometry_difference(geometries[0], geometry)
         if difference:
             raise VolumeError(f"case '{case.name}': channels {case.raw.images[0].name} and {image.name}: {difference}")
-    target = task.folder / "labelsTr" / f"{case.name}{task.file_ending}"
-    if not target.exists():
-        write_label_map(target, _merged_labels(case, geometries[0]), case.raw.images[0])
-    for channel, image in enumerate(case.raw.images):
-        _provide_image(image, task.folder / "imagesTr" / f"{case.name}_{channel:04d}{task.file_ending}", task.images)
-    geometry = geometries[0]
-    return tuple(sorted(2 - axis for axis in geometry.left_right_axes())) if geometry.physical else (2,)
+    return geometries[0]
 
 
 def _merged_labels(case: MergeCase, image: Geometry) -> npt.NDArray[np.uint16]:
@@ -238,11 +304,14 @@ def _looked_up(labels: npt.NDArray[np.integer[Any]], lookup: dict[int, int], cas
     return merged
 
 
-def _provide_image(image: Path, target: Path, mode: ImageMode) -> None:
-    if mode == "reference" or target.exists():
+def _provide_image(image: Path, target: Path, task: _Task) -> None:
+    if task.images == "reference" or target.exists():
+        return
+    if task.rule is not None:
+        normalise_file(image, target, task.rule)
         return
     with atomic_path(target) as temporary:
-        if mode == "copy":
+        if task.images == "copy":
             shutil.copyfile(image, temporary)
             return
         try:
@@ -262,7 +331,7 @@ def _with_side_axes(plan: MergePlan, axes: list[tuple[int, ...] | None]) -> Merg
     return replace(plan, labels=replace(plan.labels, sides=sides))
 
 
-def _dataset_json(plan: MergePlan, folder: Path, images: ImageMode) -> dict[str, Any]:
+def _dataset_json(plan: MergePlan, folder: Path, images: _Provision) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": plan.file.name,
         "channel_names": plan.channel_names,

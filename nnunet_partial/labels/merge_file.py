@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
 
 from nnunet_partial.errors import LabelError
+from nnunet_partial.normalisation import Fingerprint, Rule, rule_from_json, rule_to_json
 
 __all__ = [
     "Exclusion",
@@ -91,6 +92,9 @@ class SourceEntry(_Entry):
     exclude: list[str] = []
 
 
+DeclaredRule = Annotated[Rule | Fingerprint, PlainValidator(rule_from_json), PlainSerializer(rule_to_json)]
+
+
 class MergeFile(_Entry):
     """The whole merge file."""
 
@@ -98,6 +102,7 @@ class MergeFile(_Entry):
     classes: dict[str, Annotated[ClassEntry, BeforeValidator(_class_entry)]] = Field(min_length=1)
     sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], SourceEntry] = Field(min_length=1)
     channel_names: dict[str | int, str] | None = None
+    normalisation: dict[str, DeclaredRule] | None = Field(default=None, min_length=1)
     sides: SidesEntry = SidesEntry()
     folds: int = Field(default=5, ge=2)
 

@@ -19,6 +19,8 @@ from nnunet_partial.labels.sidecar import to_json
 from nnunet_partial.labels.sides import Sides, sided_names
 from nnunet_partial.labels.space import BACKGROUND, DEFAULT_AXIS, LabelSpace, axis_background, supersets_first
 from nnunet_partial.labels.table import AnnotationSet
+from nnunet_partial.normalisation import CHANNEL_NAME, Rule, rule_to_json
+from nnunet_partial.volumes import INTENSITY_ENDINGS
 
 __all__ = ["MergeCase", "MergePlan", "SliceRange", "plan_merge"]
 
@@ -82,13 +84,32 @@ class MergePlan:
         cases = list(self.case_fingerprints().items())
         return _digest([to_json(self.labels), self.value_names, self.channel_names, self.file.model_dump(), cases])
 
+    def rule_of(self, case: str) -> Rule | None:
+        """The rule that a case's images are normalised by; None where they stay as they are, or numbers are missing."""
+        return self.labels.normalisation.get(self.labels.set_of(case).modality)
+
+    def notes(self) -> list[str]:
+        """What is allowed, but often meant otherwise, in the labels and in the modalities."""
+        found = self.labels.notes(dict(enumerate(self.value_names)))
+        modalities = list(dict.fromkeys(s.modality for s in self.labels.sets.values()))
+        if len(modalities) > 1 and self.file.normalisation is None:
+            names = list(dict.fromkeys(self.channel_names.values()))
+            found.append(
+                f"the sources have the modalities {modalities}, but nnU-Net normalises the intensities of all images "
+                f"in one way, which it chooses by the channel name {names}; say under 'normalisation' in the merge "
+                "file how each modality is normalised, e.g. 'normalisation: {CT: fingerprint, MR: zscore}'"
+            )
+        return found
+
     def case_fingerprints(self) -> dict[str, str]:
         """Case to a text that changes whenever the merge would write something else for this case."""
         found = {}
         for case in self.cases:
+            rule = self.rule_of(case.name)
             files = [*case.raw.images, *([case.raw.label] if case.raw.label else [])]
             stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) if f.exists() else str(f) for f in files]
-            found[case.name] = _digest([sorted(case.lookup.items()), str(case.ranges), self.file_ending, stats])
+            how = [sorted(case.lookup.items()), str(case.ranges), self.file_ending, rule and rule_to_json(rule)]
+            found[case.name] = _digest([*how, stats])
         return found
 
 
@@ -116,6 +137,7 @@ def plan_merge(file: MergeFile, folder: Path) -> MergePlan:
         for name, entry in file.sources.items()
     ]
     _check_alike(protocols, file)
+    _check_modalities(protocols, file)
     tables = {name: p.possible(name) for p in protocols for name in p.set_entries}
     values = _MergedValues(space, tables)
     sets: dict[str, AnnotationSet] = {}
@@ -144,7 +166,10 @@ def plan_merge(file: MergeFile, folder: Path) -> MergePlan:
         labels=replace(labels, sides=_declared_sides(file, labels)),
         value_names=values.names,
         cases=tuple(cases),
-        channel_names={str(k): v for k, v in (file.channel_names or first.channel_names).items()},
+        channel_names={
+            str(k): CHANNEL_NAME if file.normalisation else v
+            for k, v in (file.channel_names or first.channel_names).items()
+        },
         file_ending=first.file_ending,
         reader=first.json.get("overwrite_image_reader_writer"),
         axes_given=file.sides.axes is not None,
@@ -209,7 +234,7 @@ def _check_alike(protocols: list[Protocol], file: MergeFile) -> None:
         "channel_names": "set 'channel_names' in the merge file if they mean the same",
         "overwrite_image_reader_writer": "a reader that reorients would turn some images only; set it alike",
     }
-    if file.channel_names is not None:
+    if file.channel_names is not None or (file.normalisation and len(first.dataset.channel_names) == 1):
         del alike["channel_names"]
     for other in protocols[1:]:
         for key, advice in alike.items():
@@ -224,6 +249,33 @@ def _check_alike(protocols: list[Protocol], file: MergeFile) -> None:
             raise LabelError(
                 f"source '{protocol.name}' has {len(protocol.dataset.channel_names)} channels, expected {channels}"
             )
+
+
+def _check_modalities(protocols: list[Protocol], file: MergeFile) -> None:
+    """Each modality needs a rule, and each rule a modality, where normalisation is declared."""
+    if file.normalisation is None:
+        return
+    rules = list(file.normalisation)
+    for protocol in protocols:
+        if protocol.entry.modality is None:
+            raise LabelError(
+                f"source '{protocol.name}' has no 'modality', by which 'normalisation' chooses its rule; add one of "
+                f"{rules}"
+            )
+        if protocol.entry.modality not in rules:
+            raise LabelError(
+                f"source '{protocol.name}': 'normalisation' has no rule for its modality '{protocol.entry.modality}', "
+                f"only for {rules}"
+            )
+    unused = sorted(set(rules) - {protocol.entry.modality for protocol in protocols})
+    if unused:
+        raise LabelError(f"normalisation: no source has the modality {unused}; remove the rule, or mend its name")
+    ending = protocols[0].dataset.file_ending
+    if ending not in INTENSITY_ENDINGS:
+        raise LabelError(
+            f"normalisation: {ending} files cannot hold normalised images; convert the images to one of "
+            f"{list(INTENSITY_ENDINGS)}"
+        )
 
 
 def _declared_sides(file: MergeFile, labels: PartialLabels) -> Sides:

@@ -22,6 +22,7 @@ from nnunet_partial.labels.table import (
     foreground_values,
     possible_atoms,
 )
+from nnunet_partial.normalisation import Rule
 
 __all__ = ["PartialLabels"]
 
@@ -36,6 +37,7 @@ class PartialLabels:
         cases: Case identifier to the name of its annotation set. A case without an entry is an error.
         patients: Case identifier to patient, where known; other cases are their own patient.
         sides: Classes with a side and the image axes it lies along.
+        normalisation: Modality to the rule that its images were normalised by; empty where that is left to nnU-Net.
     """
 
     space: LabelSpace
@@ -43,6 +45,7 @@ class PartialLabels:
     cases: Mapping[str, str]
     patients: Mapping[str, str] = field(default_factory=dict)
     sides: Sides = field(default_factory=Sides)
+    normalisation: Mapping[str, Rule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for annotation_set in self.sets.values():
@@ -57,6 +60,9 @@ class PartialLabels:
             raise LabelError(f"sides: {unknown} are no classes; classes are {list(self.space.classes)}")
         if any(axis not in (0, 1, 2) for axis in self.sides.axes):
             raise LabelError(f"sides: image axes are 0, 1 or 2 (z, y, x), found {list(self.sides.axes)}")
+        without_rule = sorted({s.modality for s in self.sets.values()} - set(self.normalisation))
+        if self.normalisation and without_rule:
+            raise LabelError(f"normalisation: no rule for {without_rule}; rules are for {sorted(self.normalisation)}")
 
     @property
     def class_names(self) -> tuple[str, ...]:

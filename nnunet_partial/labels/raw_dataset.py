@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +11,9 @@ from typing import Any
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels.sidecar import load_dataset_json
+from nnunet_partial.volumes import channel_files
 
 __all__ = ["RawCase", "RawDataset", "environment_folder", "find_dataset_folder"]
-
-_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 @dataclass(frozen=True)
@@ -143,23 +141,17 @@ class RawDataset:
         return Path(os.path.abspath(self.folder / os.path.expandvars(path)))  # noqa: PTH100
 
     def _found_cases(self) -> dict[str, RawCase]:
-        channels: dict[str, dict[str, Path]] = {}
         folder = self.folder / "imagesTr"
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.name.startswith(".") or not path.name.endswith(self.file_ending):
-                continue
-            match = _CHANNEL.match(path.name[: -len(self.file_ending)])
-            if match:
-                channels.setdefault(match["case"], {})[str(int(match["channel"]))] = path
+        channels = [int(channel) for channel in self.channel_names]
         cases = {}
-        for name, files in channels.items():
-            missing = [c for c in self.channel_names if c not in files]
+        for name, files in channel_files(folder, self.file_ending).items():
+            missing = [channel for channel in channels if channel not in files]
             if missing:
                 raise LabelError(
-                    f"{folder}: case '{name}' lacks channel {missing[0]}; expected {name}_{int(missing[0]):04d}"
+                    f"{folder}: case '{name}' lacks channel {missing[0]}; expected {name}_{missing[0]:04d}"
                     f"{self.file_ending}"
                 )
             label = self.folder / "labelsTr" / f"{name}{self.file_ending}"
-            images = tuple(files[c] for c in self.channel_names)
+            images = tuple(files[channel] for channel in channels)
             cases[name] = RawCase(name, images, label if label.exists() else None)
         return cases

@@ -12,12 +12,13 @@ from nnunet_partial.labels.partial_labels import PartialLabels
 from nnunet_partial.labels.sides import Sides
 from nnunet_partial.labels.space import LabelSpace
 from nnunet_partial.labels.table import AnnotationSet
+from nnunet_partial.normalisation import Fingerprint, Rule, rule_from_json, rule_to_json
 
 __all__ = ["BLOCK", "FORMAT", "from_json", "has_partial_labels", "load_dataset_json", "partial_labels_of", "to_json"]
 
 BLOCK = "partial_labels"
 FORMAT = 1
-_KEYS = {"format", "axes", "classes", "annotation_sets", "cases", "patients", "sides"}
+_KEYS = {"format", "axes", "classes", "annotation_sets", "cases", "patients", "sides", "normalisation"}
 
 
 def load_dataset_json(path: Path) -> dict[str, Any]:
@@ -84,6 +85,8 @@ def to_json(labels: PartialLabels) -> dict[str, Any]:
     if labels.patients:
         block["patients"] = dict(labels.patients)
     block["sides"] = {"classes": list(labels.sides.classes), "axes": list(labels.sides.axes)}
+    if labels.normalisation:
+        block["normalisation"] = {modality: rule_to_json(rule) for modality, rule in labels.normalisation.items()}
     return block
 
 
@@ -123,7 +126,21 @@ def from_json(block: Any) -> PartialLabels:
         cases=_string_mapping(block.get("cases"), "cases"),
         patients=_string_mapping(block.get("patients", {}), "patients"),
         sides=Sides(tuple(_strings(sides.get("classes", []), "sides.classes")), tuple(side_axes)),
+        normalisation={
+            modality: _rule_from_json(entry, f"normalisation.{modality}")
+            for modality, entry in _mapping(block.get("normalisation", {}), "normalisation").items()
+        },
     )
+
+
+def _rule_from_json(content: Any, key: str) -> Rule:
+    try:
+        rule = rule_from_json(content)
+    except ValueError as error:
+        raise LabelError(f"{key}: {error}, found {content!r}") from error
+    if isinstance(rule, Fingerprint):
+        raise LabelError(f"{key}: expected the numbers of the fingerprint, found none; merge again")
+    return rule
 
 
 def _set_from_json(name: str, entry: Any, space: LabelSpace) -> AnnotationSet:
