@@ -10,8 +10,9 @@ from rich.text import Text
 
 from nnunet_partial import __version__
 from nnunet_partial.errors import PartialError
+from nnunet_partial.parallel import default_processes
 
-__all__ = ["add_version", "output_console", "run_command"]
+__all__ = ["add_processes", "add_version", "output_console", "run_command"]
 
 _INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl+C
 _FILE_COLUMNS = 200
@@ -20,6 +21,13 @@ _FILE_COLUMNS = 200
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Adds `--version`, which prints the version of nnunet_partial and exits."""
     parser.add_argument("--version", action="version", version=f"nnunet_partial {__version__}")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds nnU-Net's `-np`, the number of worker processes."""
+    parser.add_argument(
+        "-np", type=int, default=default_processes(), metavar="N", help="worker processes (default: %(default)s)"
+    )
 
 
 def output_console() -> Console:

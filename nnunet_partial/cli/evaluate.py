@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_partial.cli.command import add_version, run_command
-from nnunet_partial.parallel import default_processes
+from nnunet_partial.cli.command import add_processes, add_version, run_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         "them as Dice and NSD 1, as the FLARE challenges do",
     )
     parser.add_argument("--chill", action="store_true", help="skip references that have no prediction")
-    parser.add_argument(
-        "-np", type=int, default=default_processes(), metavar="N", help="processes (default: %(default)s)"
-    )
+    add_processes(parser)
     parser.add_argument("--json", action="store_true", help="print the means as JSON instead of tables")
     add_version(parser)
     return parser

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nnunet_partial.cli.command import add_version, output_console, run_command
+from nnunet_partial.cli.command import add_processes, add_version, output_console, run_command
 
 if TYPE_CHECKING:
     from nnunet_partial.labels.merge import MergeResult
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="link",
         help="symbolic links to the images (default), their paths in dataset.json, or copies",
     )
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="worker processes (default: at most 8)")
+    add_processes(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was merged differently")
     parser.add_argument("--dry_run", action="store_true", help="check the merge file and say what would be done")
     add_version(parser)
@@ -53,7 +53,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from nnunet_partial.labels.merge import merge_datasets
     from nnunet_partial.labels.merge_file import load_merge_file
     from nnunet_partial.labels.merge_plan import plan_merge
-    from nnunet_partial.parallel import default_processes
 
     console = output_console()
     if arguments.dry_run:
@@ -64,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.merge_file,
         arguments.d,
         images=arguments.images,
-        processes=arguments.np if arguments.np is not None else default_processes(),
+        processes=arguments.np,
         overwrite=arguments.overwrite,
     )
     _print_plan(console, result.plan)
@@ -96,7 +95,7 @@ def _print_plan(console: Console, plan: MergePlan) -> None:
             console,
             f"sides: mirroring along {axes or 'left-right, to be found in the images,'} is left out in training",
         )
-    for note in labels.notes(dict(enumerate(plan.value_names))):
+    for note in plan.notes():
         _say(console, f"note: {note}")
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nnunet_partial.cli.command import add_version, output_console, run_command
+from nnunet_partial.cli.command import add_processes, add_version, output_console, run_command
 
 if TYPE_CHECKING:
     from nnunet_partial.labels.verify import Coverage, VerifyReport
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         "sources. Shows in how many cases every class is annotated. Exits with 1 when there are problems.",
     )
     parser.add_argument("-d", required=True, metavar="ID_OR_NAME_OR_FOLDER", help="dataset, e.g. 100 or a folder")
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="worker processes (default: at most 8)")
+    add_processes(parser)
     parser.add_argument("--skip_duplicates", action="store_true", help="do not look for the same image twice")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     add_version(parser)
@@ -44,10 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from nnunet_partial.labels.raw_dataset import find_dataset_folder
     from nnunet_partial.labels.verify import verify_dataset
-    from nnunet_partial.parallel import default_processes
 
     folder = find_dataset_folder(arguments.d)
-    processes = arguments.np if arguments.np is not None else default_processes()
+    processes = arguments.np
     report = verify_dataset(folder, processes=processes, find_duplicates=not arguments.skip_duplicates)
     if arguments.json:
         print(json.dumps(_as_json(folder, report), indent=2, ensure_ascii=False))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nnunet_partial.atomic import write_json, write_text
+from nnunet_partial.atomic import write_text
 from nnunet_partial.errors import PartialError
-from nnunet_partial.training.small_plans import shrink_plans
+from nnunet_partial.networks.plan_files import write_plan_variant
 
 __all__ = ["NetworkSize", "Pipeline"]
 
@@ -136,12 +136,16 @@ class Pipeline:
             *("nnUNetv2_plan_and_preprocess", "-d", str(dataset_id), "-c", "3d_fullres", *more),
             *("--verify_dataset_integrity", "-npfp", processes, "-np", processes),
         )
-        folder = self.folder / "preprocessed" / dataset.name
-        plans = json.loads((folder / f"{_PLANS}.json").read_text(encoding="utf-8"))
-        small = shrink_plans(
-            plans, _SMALL_PLANS, patch_size=size.patch_size, features=size.features, batch_size=size.batch_size
+        write_plan_variant(
+            self.folder / "preprocessed" / dataset.name,
+            "small",
+            _SMALL_PLANS,
+            plans_name=_PLANS,
+            overwrite=True,
+            patch_size=size.patch_size,
+            batch_size=size.batch_size,
+            features=size.features,
         )
-        write_json(folder / f"{_SMALL_PLANS}.json", small)
 
     def train(
         self, dataset_id: int, size: NetworkSize, *, trainer: str, fold: str = "0", more: Sequence[str] = ()

@@ -135,7 +135,8 @@ def prediction_values(dataset_json: Mapping[str, Any], where: str = "dataset.jso
         where: File name for error messages.
 
     Returns:
-        Class name to label values, in the order of the file; without background and 'ignore'.
+        Class name to label values, in the order of the file; without background and 'ignore'. Where the labels are
+        the atoms of our block (softmax heads), also its classes.
 
     Raises:
         LabelError: The labels are missing or no numbers, or a class contains the background value 0.
@@ -149,16 +150,26 @@ def prediction_values(dataset_json: Mapping[str, Any], where: str = "dataset.jso
         if not region or 0 in region:
             raise LabelError(f"{where}, labels.{name}: expected label values above 0, found {entry}")
         values[str(name)] = region
-    return values
+    if not has_partial_labels(dataset_json):
+        return values
+    space = partial_labels_of(dataset_json, where).space
+    if set(values) != set(space.atoms) - {space.background_of(axis) for axis in space.axes}:
+        return values
+    # softmax heads: the labels are atoms, and a class may bear the name of one of its atoms
+    return {**values, **{n: frozenset().union(*(values[a] for a in atoms)) for n, atoms in space.classes.items()}}
 
 
 def prediction_keys(dataset_json: Mapping[str, Any], where: str = "dataset.json") -> dict[str, str]:
     """nnU-Net's keys of the classes in summary.json: '3' for a label, '(1, 2)' for a region."""
     labels = _labels(dataset_json, where)
-    return {
-        name: str(tuple(labels[name]) if isinstance(labels[name], (list, tuple)) else labels[name])
-        for name in prediction_values(dataset_json, where)
-    }
+    keys = {}
+    for name, values in prediction_values(dataset_json, where).items():
+        entry = labels.get(name, ())
+        members = tuple(entry) if isinstance(entry, (list, tuple)) else (entry,)
+        if set(members) != values:
+            members = tuple(sorted(values))
+        keys[name] = str(members[0] if len(members) == 1 else members)
+    return keys
 
 
 def values_of_classes(space: LabelSpace, values: Mapping[str, frozenset[int]]) -> dict[str, frozenset[int]]:

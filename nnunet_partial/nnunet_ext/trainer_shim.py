@@ -5,6 +5,26 @@ then forgets the modules again. Classes defined in them could not be pickled and
 this folder holds nothing but re-exports from the installed package.
 """
 
-from nnunet_partial.trainers import PartialLabelTrainer, PartialLabelTrainerMultiTalent
+from nnunet_partial.trainers import (
+    PartialLabelTrainer,
+    PartialLabelTrainerAmbiguity,
+    PartialLabelTrainerFineTune,
+    PartialLabelTrainerImplicit,
+    PartialLabelTrainerLeafDice,
+    PartialLabelTrainerMarginal,
+    PartialLabelTrainerMultiTalent,
+    PartialLabelTrainerNaive,
+    PartialLabelTrainerSelected,
+)
 
-__all__ = ["PartialLabelTrainer", "PartialLabelTrainerMultiTalent"]
+__all__ = [
+    "PartialLabelTrainer",
+    "PartialLabelTrainerAmbiguity",
+    "PartialLabelTrainerFineTune",
+    "PartialLabelTrainerImplicit",
+    "PartialLabelTrainerLeafDice",
+    "PartialLabelTrainerMarginal",
+    "PartialLabelTrainerMultiTalent",
+    "PartialLabelTrainerNaive",
+    "PartialLabelTrainerSelected",
+]

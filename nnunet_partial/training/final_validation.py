@@ -22,13 +22,13 @@ from nnunet_partial.compat import (
     export_prediction_from_logits,
     insert_crop_into_image,
 )
-from nnunet_partial.evaluation import CaseScore, class_masks, score_class, summary_json
+from nnunet_partial.evaluation import CaseScore, class_masks, prediction_keys, score_class, summary_json
 from nnunet_partial.labels import PartialLabels
 
 if TYPE_CHECKING:
     from nnunet_partial.training.partial_trainer import PartialTrainer
 
-__all__ = ["class_predictions", "validate"]
+__all__ = ["in_raw_image", "resampled_channels", "validate"]
 
 _QUEUED_EXPORTS = 2
 
@@ -36,8 +36,8 @@ _QUEUED_EXPORTS = 2
 def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
     """Predicts, writes and scores the validation cases of a trainer's fold.
 
-    As nnU-Net's own final validation (same windows, same resampling, same label maps), but the masks are resampled
-    and scored one class at a time, so that memory does not grow with the number of classes at full resolution, and
+    As nnU-Net's own final validation (same windows, same resampling, same label maps), but channels are resampled
+    and classes scored one at a time, so that memory does not grow with their number at full resolution, and
     only what a case annotates is scored. Overlapping classes are scored from their own masks, before one is painted
     over the other. Cases without labels are left out. Writes `validation/summary.json` in nnU-Net's form.
 
@@ -86,20 +86,13 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
     compute_gaussian.cache_clear()
 
 
-def class_predictions(
-    logits: Tensor, properties: dict[str, Any], trainer: PartialTrainer
-) -> Iterator[npt.NDArray[np.bool_]]:
-    """Masks of the classes at the resolution of the raw image, one after the other.
-
-    Each is resampled, passed through the sigmoid and cut at 0.5 exactly as nnU-Net's export does.
+def resampled_channels(logits: Tensor, properties: dict[str, Any], trainer: PartialTrainer) -> Iterator[Tensor]:
+    """Logits of one channel after the other at the resolution of the cropped image, resampled as nnU-Net does.
 
     Args:
-        logits: (C, *S) at network resolution, on the CPU.
+        logits: (channels, *S) at network resolution, on the CPU.
         properties: nnU-Net's properties of the case.
         trainer: For plans and configuration.
-
-    Yields:
-        Boolean (z, y, x), in the axis order of nnU-Net's reader.
     """
     plans, configuration = trainer.plans_manager, trainer.configuration_manager
     shape = properties["shape_after_cropping_and_before_resampling"]
@@ -108,11 +101,15 @@ def class_predictions(
     if len(current) != len(shape):
         current = [spacing[0], *current]
     for channel in range(logits.shape[0]):
-        resampled = configuration.resampling_fn_probabilities(logits[channel : channel + 1], shape, current, spacing)
-        inside = (torch.sigmoid(torch.as_tensor(resampled).float()) > 0.5)[0].numpy()
-        whole = np.zeros(properties["shape_before_cropping"], bool)
-        whole = insert_crop_into_image(whole, inside, properties["bbox_used_for_cropping"])
-        yield np.asarray(whole).transpose(plans.transpose_backward)
+        one = logits[channel : channel + 1]
+        yield torch.as_tensor(configuration.resampling_fn_probabilities(one, shape, current, spacing))[0]
+
+
+def in_raw_image(cropped: npt.NDArray[Any], properties: dict[str, Any], trainer: PartialTrainer) -> npt.NDArray[Any]:
+    """An array of the cropped image placed in the raw image, 0 elsewhere, in the axis order of nnU-Net's reader."""
+    whole = np.zeros(properties["shape_before_cropping"], cropped.dtype)
+    whole = insert_crop_into_image(whole, cropped, properties["bbox_used_for_cropping"])
+    return np.asarray(whole).transpose(trainer.plans_manager.transpose_backward)
 
 
 def _predictor(trainer: PartialTrainer) -> nnUNetPredictor:
@@ -153,11 +150,13 @@ def _export_and_score(
     reference_file = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations" / f"{case}{ending}"
     reference = reader.read_seg(str(reference_file))[0][0].astype(np.int64)
     row = labels.row_of(case)
-    painted = np.zeros(reference.shape, np.uint8 if len(labels.class_names) < 255 else np.uint16)
+    cropped_shape = properties["shape_after_cropping_and_before_resampling"]
+    painted = np.zeros(cropped_shape, np.uint8 if len(trainer.channel_names) < 255 else np.uint16)
+    masks = trainer.method.heads.decode(resampled_channels(logits, properties, trainer), painted, labels)
     spacing = tuple(float(s) for s in properties["spacing"])
     classes = []
-    for index, predicted in enumerate(class_predictions(logits, properties, trainer)):
-        painted[predicted] = index + 1
+    for index, mask in enumerate(masks):
+        predicted = in_raw_image(mask, properties, trainer)
         present, known = class_masks(reference, labels.states[row], index)
         classes.append(
             score_class(
@@ -182,15 +181,15 @@ def _export_and_score(
             True,
         )
     else:
-        reader.write_seg(painted, str(target), properties)
+        reader.write_seg(in_raw_image(painted, properties, trainer), str(target), properties)
     return CaseScore(
         case, labels.source_of(case), labels.patient_of(case), str(reference_file), str(target), tuple(classes)
     )
 
 
 def _report(trainer: PartialTrainer, scores: list[CaseScore], folder: Path) -> None:
-    regions = dict(zip(trainer.partial_labels.class_names, trainer.label_manager.foreground_regions, strict=True))
-    summary = summary_json(scores, keys={name: str(region) for name, region in regions.items()})
+    keys = prediction_keys(trainer.dataset_json)
+    summary = summary_json(scores, keys={name: keys[name] for name in trainer.partial_labels.class_names})
     write_json(folder / "summary.json", summary)
     for key, means in summary["mean"].items():
         trainer.logger.log_summary(f"final_val/class_{key}_dice", means["Dice"])

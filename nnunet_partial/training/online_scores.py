@@ -14,21 +14,21 @@ from nnunet_partial.losses.states import KnownStates
 __all__ = ["annotated_counts", "describe_dice", "mean_of_defined", "pseudo_dice"]
 
 
-def annotated_counts(logits: Tensor, labels: Tensor, table: Tensor) -> npt.NDArray[np.float64]:
+def annotated_counts(predicted: Tensor, labels: Tensor, table: Tensor) -> npt.NDArray[np.float64]:
     """Voxel counts of a batch, over voxels that are known.
 
     Args:
-        logits: (B, C, *S).
+        predicted: bool (B, C, *S), where each class is predicted.
         labels: integer (B, 1, *S).
         table: int8 (B, V, C); rows of classes that a case does not annotate must be unknown (-1).
 
     Returns:
         (3, C): true positives, false positives, false negatives.
     """
-    counts = torch.zeros(3, logits.shape[1], dtype=torch.float64, device=logits.device)
+    counts = torch.zeros(3, predicted.shape[1], dtype=torch.float64, device=predicted.device)
     states = KnownStates(labels, table)
-    for case, channels in states.blocks(logits.device):
-        found = (logits[case, channels].flatten(1) > 0).float()
+    for case, channels in states.blocks(predicted.device):
+        found = predicted[case, channels].flatten(1).float()
         present = states.present(case, channels, torch.float32)
         known = states.known(case, channels, torch.float32)
         hits = (found * present).sum(1)

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
@@ -19,20 +18,20 @@ from torch import distributed as dist
 
 from nnunet_partial.atomic import write_json
 from nnunet_partial.compat import dummy_context, get_allowed_n_proc_DA
-from nnunet_partial.errors import LabelError
-from nnunet_partial.labels import (
-    UNKNOWN,
-    partial_labels_of,
-    preprocessed_axes,
-    stratified_splits,
-    with_region_labels,
-)
-from nnunet_partial.sampling import AnnotatedDataset, PartialDataLoader, make_reproducible
+from nnunet_partial.errors import LabelError, PartialError
+from nnunet_partial.labels import partial_labels_of, preprocessed_axes, stratified_splits
+from nnunet_partial.losses import positive_weights_of
+from nnunet_partial.networks import segmentation_heads, supports_deep_supervision
+from nnunet_partial.sampling import PartialDataLoader, make_reproducible
 from nnunet_partial.training.final_validation import validate
 from nnunet_partial.training.head_prior import set_head_prior
+from nnunet_partial.training.heads import known_states
 from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
-from nnunet_partial.training.recipe import Recipe
+from nnunet_partial.training.patch_sources import PatchSources
+from nnunet_partial.training.recipe import SLICES, Recipe
+from nnunet_partial.training.schedule import EpochLearningRate
 from nnunet_partial.training.table_loss import TableLoss, deep_supervision_weights
+from nnunet_partial.training.transfer import load_pretrained
 
 __all__ = ["PartialTrainer"]
 
@@ -42,9 +41,10 @@ _LAST_AXIS = 2
 class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
     """nnU-Net's trainer for datasets with a `partial_labels` block.
 
-    Subclasses set `recipe` and nothing else. The label map stays an integer map all the way to the loss, which
-    looks up what each value means in the case it comes from. The trainer keeps a copy of dataset.json in which the
-    classes are nnU-Net regions, so that stock nnU-Net builds and decodes one sigmoid head a class, and stock
+    Subclasses set `recipe` and nothing else; environment variables may change some of its fields for one run. The
+    label map stays an integer map all the way to the loss, which looks up what each value means in the case it comes
+    from. The trainer keeps a copy of dataset.json in which the classes are nnU-Net regions (sigmoid heads) or the
+    atoms are its labels (softmax heads), so that stock nnU-Net builds and decodes the heads, and stock
     nnUNetv2_predict works on the model folder.
 
     Outside the nonzero mask and outside the image a label map holds -1; as in stock nnU-Net this becomes value 0
@@ -72,46 +72,79 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         device: torch.device = torch.device("cuda"),  # noqa: B008 - the signature nnU-Net requires
     ) -> None:
         _refuse_cascade(plans, configuration)
-        labels = self.recipe.label_space(partial_labels_of(dataset_json))
+        method = type(self).recipe.from_environment()
+        labels = method.train_labels(partial_labels_of(dataset_json))
+        method.heads.check(labels)
         problems = labels.problems()
         if problems:
             raise LabelError("; ".join(problems))
-        dataset_json = with_region_labels(dataset_json, labels)
+        dataset_json = method.heads.dataset_json(dataset_json, labels)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.method = method
         self.partial_labels = labels
+        self.channel_names = method.heads.channels(labels)
+        self.loss_table = method.heads.table(labels, method.implied_negatives)
         # what validation may score: a class that a case does not annotate is unknown there, whatever its voxels imply
-        self._scored_states = np.where(labels.annotated[:, None, :], labels.states, np.int8(UNKNOWN))
+        self._scored_states = known_states(labels, implied_negatives=False)
         self._apply_schedule()
 
     def _apply_schedule(self) -> None:
-        schedule = self.recipe.schedule.from_environment()
+        schedule = self.method.schedule
         self.schedule = schedule
-        self.num_epochs = schedule.epochs
+        self.num_epochs = schedule.total_epochs
         self.num_iterations_per_epoch = schedule.iterations
         self.num_val_iterations_per_epoch = schedule.val_iterations
         self.initial_lr = schedule.learning_rate
         self.weight_decay = schedule.weight_decay
         self.save_every = schedule.save_every
-        self.oversample_foreground_percent = self.recipe.foreground_share
-        self.print_to_log_file(f"Recipe: {self.recipe}", add_timestamp=False)
-        self.print_to_log_file(f"Schedule: {schedule}", add_timestamp=False)
-        names = self.partial_labels.class_names
-        self.print_to_log_file(f"Classes, in channel order: {', '.join(names)}", add_timestamp=False)
+        self.enable_deep_supervision = supports_deep_supervision(self.configuration_manager.network_arch_class_name)
+        self.print_to_log_file(f"Recipe: {self.method}", add_timestamp=False)
+        self.print_to_log_file(f"Channels: {', '.join(self.channel_names)}", add_timestamp=False)
 
     def initialize(self) -> None:
         """Builds network, optimizer and loss; the initial weights depend on the seed only."""
         torch.manual_seed(self.schedule.seed)
+        self.sources = PatchSources(self)
         super().initialize()
-        if self.recipe.head_prior is not None:
-            set_head_prior(self.network, self.recipe.head_prior)
+        if self.method.head_prior is not None:
+            set_head_prior(self.network, self.method.head_prior)
+        if self.method.pretrained:
+            transfer = load_pretrained(self.network, self.method.pretrained, self.dataset_json)
+            self.print_to_log_file(str(transfer), also_print_to_console=True)
 
-    def configure_optimizers(self) -> tuple[Any, Any]:
-        """nnU-Net's SGD, or AdamW where the schedule asks for it; polynomial decay for both."""
-        if self.schedule.optimizer == "sgd":
-            optimizer, scheduler = super().configure_optimizers()
-            return optimizer, scheduler
-        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, EpochLearningRate]:
+        """The optimizer of the phase that the current epoch belongs to, and what sets its learning rate."""
+        self._phase = self.schedule.phase(self.current_epoch)
+        optimizer = self.schedule.make_optimizer(self._phase, self.network, segmentation_heads(self.network))
+        return optimizer, EpochLearningRate(optimizer, self.schedule)
+
+    def on_train_start(self) -> None:
+        """Refuses to start a fine-tuning without a trained network."""
+        if self.method.needs_pretrained and not self.method.pretrained and self.current_epoch == 0:
+            raise PartialError(
+                f"{type(self).__name__} fine-tunes a trained network and none was given; set "
+                "nnUNet_partial_pretrained=.../checkpoint_final.pth (nnU-Net's -pretrained_weights would not take "
+                "over any head)"
+            )
+        super().on_train_start()
+
+    def on_train_epoch_start(self) -> None:
+        """As nnU-Net's; changes the optimizer where a phase of the schedule begins."""
+        phase = self.schedule.phase(self.current_epoch)
+        if (phase == "heads") != (self._phase == "heads"):
+            self.print_to_log_file(f"Epoch {self.current_epoch}: phase '{phase}' of the schedule begins")
+            self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        super().on_train_epoch_start()
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """As nnU-Net's; the saved optimizer is that of the phase in which the checkpoint was written."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.schedule.head_epochs:
+            saved = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
+            self.current_epoch = max(0, saved["current_epoch"] - 1)
+            self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        super().load_checkpoint(filename_or_checkpoint)
 
     def _build_loss(self) -> TableLoss:
         weights = None
@@ -119,7 +152,25 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             unused_head_fails = self.is_ddp and not self._do_i_compile()
             outputs = len(self._get_deep_supervision_scales())
             weights = deep_supervision_weights(outputs, lowest=1e-6 if unused_head_fails else 0.0)
-        return TableLoss(self.recipe.loss(), weights)
+        return TableLoss(self.method.loss(**self._loss_options()).to(self.device), weights)
+
+    def _loss_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        if self.method.positive_weights:
+            cases, counts = self.sources.training_counts()
+            rows = [self.partial_labels.row_of(case) for case in cases]
+            weights = positive_weights_of(counts, self.loss_table[rows])
+            pairs = zip(self.channel_names, weights, strict=True)
+            self.print_to_log_file(f"Positive weights: {', '.join(f'{name} {weight:.4g}' for name, weight in pairs)}")
+            options["positive_weights"] = weights.tolist()
+        if self.method.slices:
+            across = preprocessed_axes(
+                [SLICES[self.method.slices]],
+                self.plans_manager.transpose_forward,
+                len(self.configuration_manager.patch_size),
+            )
+            options["slice_axis"] = across[0] if across else None  # a 2D patch is one slice already
+        return options
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
         """As nnU-Net, but the left-right axis is not mirrored where classes have sides."""
@@ -163,33 +214,36 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         batches = (self.num_iterations_per_epoch, self.num_val_iterations_per_epoch)
         workers = get_allowed_n_proc_DA()
         counts = (workers, max(1, workers // 2) if workers else 0)
+        self.sources.report_missing()
         loaders = []
-        datasets = self.get_tr_and_val_datasets()
-        self._validation_cases = list(datasets[1].identifiers)
-        for stream, dataset in enumerate(datasets):
+        for stream, dataset in enumerate(self.sources.datasets):
             loader = PartialDataLoader(
-                AnnotatedDataset(dataset, self.partial_labels),
+                dataset,
                 self.batch_size,
                 (initial_patch_size, patch_size)[stream],
                 patch_size,
                 self.label_manager,
-                oversample_foreground_percent=self.oversample_foreground_percent,
-                sampling_probabilities=self._probabilities(dataset.identifiers, training=stream == 0),
-                probabilistic_oversampling=self.probabilistic_oversampling,
+                draws=self.sources.draws[stream],
+                labels=self.partial_labels,
+                counts=self.sources.counts,
                 transforms=transforms[stream],
                 seed=self.schedule.seed,
                 stream=stream,
                 rank=self.local_rank,
                 first=self.current_epoch * batches[stream],
                 workers=counts[stream],
+                first_place=self._first_place(),
+                places=self.configuration_manager.batch_size,
             )
             loaders.append(self._in_background(loader, counts[stream]))
         return loaders[0], loaders[1]
 
-    def _probabilities(self, cases: Sequence[str], training: bool) -> npt.NDArray[np.float64] | None:
-        if not training and not any(self.partial_labels.is_informative(c) for c in cases):
-            return None  # nothing to score, but training needs no validation: any case will do
-        return self.recipe.sampling.probabilities(cases, self.partial_labels)
+    def _first_place(self) -> int:
+        """Patches of a batch that belong to the ranks before this one, as nnU-Net shares them out."""
+        if not self.is_ddp:
+            return 0
+        each, left_over = divmod(self.configuration_manager.batch_size, dist.get_world_size())
+        return int(self.local_rank * each + min(self.local_rank, left_over))
 
     def _in_background(self, loader: PartialDataLoader, workers: int) -> Any:
         if workers == 0:
@@ -204,15 +258,21 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             wait_time=0.002,
         )
 
-    def _rows(self, states: npt.NDArray[np.int8], keys: Sequence[str]) -> Tensor:
-        """Table rows of the cases of a batch, (B, V, C)."""
-        return torch.from_numpy(states[[self.partial_labels.row_of(str(key)) for key in keys]])
+    def _rows(self, table: npt.NDArray[Any], keys: Sequence[str]) -> Tensor:
+        """Table rows of the cases of a batch, (B, V, channels)."""
+        return torch.from_numpy(table[[self.partial_labels.row_of(str(key)) for key in keys]])
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One training iteration, as nnU-Net's, with the table rows of the batch's cases."""
-        self.loss.table = self._rows(self.partial_labels.states, batch["keys"])
+        self.loss.table = self._rows(self.loss_table, batch["keys"])
+        self.sources.log.add(batch["keys"], batch["classes"])
         result: dict[str, Any] = super().train_step(batch)
         return result
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """As nnU-Net's; also logs how often each class, modality and source was drawn."""
+        super().on_train_epoch_end(train_outputs)
+        self.sources.report_epoch()
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and hard counts of one validation batch; counts are of annotated classes only, (3, C)."""
@@ -222,13 +282,14 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             target = [level.to(self.device, non_blocking=True) for level in target]
         else:
             target = target.to(self.device, non_blocking=True)
-        self.loss.table = self._rows(self.partial_labels.states, batch["keys"])
+        self.loss.table = self._rows(self.loss_table, batch["keys"])
         with torch.autocast(self.device.type, enabled=True) if self.device.type == "cuda" else dummy_context():
             output = self.network(data)
             loss = self.loss(output, target)
         if self.enable_deep_supervision:
             output, target = output[0], target[0]
-        counts = annotated_counts(output, target, self._rows(self._scored_states, batch["keys"]))
+        found = self.method.heads.found(output, self.partial_labels)
+        counts = annotated_counts(found, target, self._rows(self._scored_states, batch["keys"]))
         return {"loss": loss.detach().cpu().numpy(), "counts": counts}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
@@ -253,7 +314,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         )
 
     def _annotated_in_validation(self) -> list[bool]:
-        rows = [self.partial_labels.row_of(case) for case in self._validation_cases]
+        rows = [self.partial_labels.row_of(case) for case in self.sources.validation_cases]
         return [bool(column.any()) for column in self.partial_labels.annotated[rows].T]
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 from torch import nn
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.labels import PartialLabels
-from nnunet_partial.sampling import CaseSampling
+from nnunet_partial.labels import PartialLabels, with_classes
+from nnunet_partial.sampling import UNIFORM, CaseSampling, HierarchicalSampling
+from nnunet_partial.training.heads import SIGMOID, Heads
+from nnunet_partial.training.schedule import Schedule
+from nnunet_partial.training.settings import read_setting, refuse_unknown_settings
 
-__all__ = ["Recipe", "Schedule", "unchanged"]
+__all__ = ["SAMPLINGS", "SETTINGS", "SLICES", "Recipe", "Sampling", "unchanged"]
 
-_PREFIX = "nnUNet_partial_"
-OPTIMIZERS = ("sgd", "adamw")
+Sampling = CaseSampling | HierarchicalSampling
+"""How the next patch is drawn."""
+
+SAMPLINGS: dict[str, Sampling] = {
+    "multitalent": CaseSampling(power=0.5),
+    "cases": CaseSampling(power=0.0),
+    "uniform": UNIFORM,
+    "cmd": HierarchicalSampling(levels=("class", "modality", "source")),
+    "mdc": HierarchicalSampling(levels=("modality", "source", "class")),
+}
+"""What `nnUNet_partial_sampling` can name."""
+
+SLICES = {"axial": 0, "coronal": 1, "sagittal": 2}
+"""Orientation of slices to the array axis across them, of raw images in nnU-Net's (z, y, x) order."""
 
 
 def unchanged(labels: PartialLabels) -> PartialLabels:
@@ -24,83 +38,99 @@ def unchanged(labels: PartialLabels) -> PartialLabels:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a network is trained. Every field can be set by an environment variable.
-
-    Attributes:
-        epochs: Number of epochs (`nnUNet_partial_epochs`).
-        iterations: Training iterations an epoch (`nnUNet_partial_iterations`).
-        val_iterations: Validation iterations an epoch (`nnUNet_partial_val_iterations`).
-        optimizer: 'sgd' with Nesterov momentum 0.99, nnU-Net's, or 'adamw', which gets further in a short training
-            (`nnUNet_partial_optimizer`).
-        learning_rate: Initial learning rate, then polynomial decay (`nnUNet_partial_learning_rate`).
-        weight_decay: Of the optimizer (`nnUNet_partial_weight_decay`).
-        save_every: Epochs between checkpoints (`nnUNet_partial_save_every`).
-        seed: Of network initialisation, sampling and augmentation (`nnUNet_partial_seed`).
-    """
-
-    epochs: int = 1000
-    iterations: int = 250
-    val_iterations: int = 50
-    optimizer: str = "sgd"
-    learning_rate: float = 1e-2
-    weight_decay: float = 3e-5
-    save_every: int = 50
-    seed: int = 12345
-
-    def from_environment(self) -> Schedule:
-        """This schedule with the fields that environment variables set.
-
-        Raises:
-            PartialError: A variable holds no number, or a count below 1.
-        """
-        changes: dict[str, int | float | str] = {}
-        for entry in fields(self):
-            text = os.environ.get(_PREFIX + entry.name)
-            if text is not None:
-                changes[entry.name] = _parse(_PREFIX + entry.name, text, like=getattr(self, entry.name))
-        known = {_PREFIX + entry.name for entry in fields(self)}
-        strange = sorted(v for v in os.environ if v.startswith(_PREFIX) and v not in known)
-        if strange:
-            raise PartialError(f"{strange[0]} is no setting; settings are {sorted(known)}")
-        return replace(self, **changes)  # type: ignore[arg-type]
-
-
-def _parse(variable: str, text: str, like: int | float | str) -> int | float | str:
-    if isinstance(like, str):
-        if text not in OPTIMIZERS:
-            raise PartialError(f"{variable}: expected one of {', '.join(OPTIMIZERS)}, found '{text}'")
-        return text
-    try:
-        value = type(like)(text)
-    except ValueError as error:
-        noun = "a whole number" if isinstance(like, int) else "a number"
-        raise PartialError(f"{variable}: expected {noun}, found '{text}'") from error
-    smallest = 1 if isinstance(like, int) and not variable.endswith("seed") else 0
-    if value < smallest:
-        raise PartialError(f"{variable}: expected a number of at least {smallest}, found '{text}'")
-    return value
-
-
-@dataclass(frozen=True)
 class Recipe:
     """One training method.
 
     Attributes:
-        loss: Makes the loss, called as `loss(logits, labels, table)`.
+        loss: Makes the loss, called as `loss(logits, labels, table)`. Gets the keyword `positive_weights` where
+            `positive_weights` is set, and `slice_axis` where `slices` is.
+        heads: What the channels mean: one sigmoid a class or one softmax over the atoms.
         label_space: Turns the declared label space into the one that is trained.
-        sampling: How cases are drawn.
+        sampling: How patches are drawn.
+        implied_negatives: Whether a label of one class teaches the other classes of its axis that they are absent
+            there; without, a class is trained only in cases that annotate it.
+        positive_weights: The loss weighs positive voxels by the ratio of negative to positive voxels of the
+            training cases.
+        slices: 'axial', 'coronal' or 'sagittal' where the loss is computed slice by slice; '' for whole patches.
         head_prior: Probability that untrained sigmoid heads give every class, in (0, 1); None leaves the network's own
             initialisation, which gives about one half. Most classes fill far less than a hundredth of a patch, and
             a small prior spares the first iterations the collapse of all heads to zero (Lin et al., ICCV 2017,
             section 3.3).
-        foreground_share: Share of patches centred on a structure (nnU-Net's oversampling), in [0, 1].
+        pretrained: Checkpoint whose weights the network starts from; heads are taken over where the names of their
+            classes agree.
+        needs_pretrained: Training without `pretrained` makes no sense.
+        classes: Comma-separated classes to train; '' for all.
         schedule: Length and pace.
     """
 
-    loss: Callable[[], nn.Module]
+    loss: Callable[..., nn.Module]
+    heads: Heads = SIGMOID
     label_space: Callable[[PartialLabels], PartialLabels] = unchanged
-    sampling: CaseSampling = field(default_factory=CaseSampling)
+    sampling: Sampling = field(default_factory=CaseSampling)
+    implied_negatives: bool = True
+    positive_weights: bool = False
+    slices: str = ""
     head_prior: float | None = None
-    foreground_share: float = 0.33
+    pretrained: str = ""
+    needs_pretrained: bool = False
+    classes: str = ""
     schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        if self.heads is not SIGMOID and (self.positive_weights or self.head_prior or not self.implied_negatives):
+            raise PartialError(
+                "positive_weights, head_prior and implied_negatives = 0 belong to sigmoid heads; this trainer has a "
+                "softmax"
+            )
+        if self.heads is SIGMOID and self.slices:
+            raise PartialError(
+                "slices: only a loss with softmax heads is computed slice by slice, e.g. that of "
+                "PartialLabelTrainerAmbiguity; sigmoid losses leave out slices that nobody annotated in any case"
+            )
+
+    def from_environment(self) -> Recipe:
+        """This recipe with what environment variables `nnUNet_partial_NAME` set.
+
+        Raises:
+            PartialError: A variable does not exist, or holds something it cannot be.
+        """
+        refuse_unknown_settings(SETTINGS)
+        sampling = self.sampling
+        name = read_setting("sampling", "", choices=tuple(SAMPLINGS))
+        if name:
+            sampling = replace(SAMPLINGS[name], unlabelled_share=sampling.unlabelled_share)
+        share = read_setting("unlabelled_share", sampling.unlabelled_share)
+        if not share < 1:
+            raise PartialError(f"nnUNet_partial_unlabelled_share: expected a share below 1, found {share}")
+        return replace(
+            self,
+            sampling=replace(sampling, unlabelled_share=share),
+            implied_negatives=read_setting("implied_negatives", self.implied_negatives),
+            slices=read_setting("slices", self.slices, choices=tuple(SLICES)),
+            pretrained=read_setting("pretrained", self.pretrained),
+            classes=read_setting("classes", self.classes),
+            schedule=self.schedule.from_environment(),
+        )
+
+    def train_labels(self, labels: PartialLabels) -> PartialLabels:
+        """The label space that is trained on a dataset: transformed, then restricted to the chosen classes.
+
+        Raises:
+            LabelError: A chosen class does not exist.
+        """
+        labels = self.label_space(labels)
+        if not self.classes:
+            return labels
+        return with_classes(labels, [name.strip() for name in self.classes.split(",")])
+
+
+SETTINGS = (
+    "sampling",
+    "unlabelled_share",
+    "implied_negatives",
+    "slices",
+    "pretrained",
+    "classes",
+    *(entry.name for entry in fields(Schedule)),
+)
+"""Names of the environment variables, without `nnUNet_partial_`."""

@@ -15,7 +15,7 @@ import torch
 from nnunet_partial.demo.pipeline import Pipeline
 from nnunet_partial.errors import LabelError, PartialError
 from nnunet_partial.labels import one_axis_per_source, partial_labels_of
-from nnunet_partial.training.small_plans import shrink_plans
+from nnunet_partial.networks.plan_variants import plan_variant
 from tests.integration import workspace
 
 MakeTrainer = Callable[..., Any]
@@ -155,8 +155,8 @@ def train_and_validate(trainer: Any) -> dict[str, Any]:
 
 def test_two_dimensions(make_trainer: MakeTrainer, nnunet: Path) -> None:
     plans = json.loads((nnunet / "nnUNetPlans.json").read_text())
-    small = shrink_plans(plans, "flat", configuration="2d", patch_size=(32, 32), features=(4, 8, 8))
-    trainer = make_trainer(configuration="2d", plans=small)
+    small = {"patch_size": (32, 32), "features": (4, 8, 8), "batch_size": 2}
+    trainer = make_trainer(configuration="2d", plans=plan_variant(plans, "small", "flat", configuration="2d", **small))
     summary = train_and_validate(trainer)
     assert trainer.inference_allowed_mirroring_axes == (0,)
     assert summary["metric_per_case"]
@@ -165,7 +165,8 @@ def test_two_dimensions(make_trainer: MakeTrainer, nnunet: Path) -> None:
 def test_residual_encoder_plans(make_trainer: MakeTrainer, nnunet: Path, prepared: tuple[Pipeline, Path]) -> None:
     prepared[0].run("nnUNetv2_plan_experiment", "-d", str(workspace.DATASET_ID), "-pl", "nnUNetPlannerResEncM")
     plans = json.loads((nnunet / "nnUNetResEncUNetMPlans.json").read_text())
-    trainer = make_trainer(plans=shrink_plans(plans, "residual", patch_size=(32, 32, 32), features=(4, 8, 8)))
+    small = {"patch_size": (32, 32, 32), "features": (4, 8, 8), "batch_size": 2}
+    trainer = make_trainer(plans=plan_variant(plans, "small", "residual", **small))
     summary = train_and_validate(trainer)
     assert type(trainer.network).__name__ == "ResidualEncoderUNet"
     assert summary["metric_per_case"]
@@ -259,11 +260,3 @@ def test_settings_are_checked(
     monkeypatch.setenv(name, value)
     with pytest.raises(PartialError, match=message):
         make_trainer()
-
-
-def test_shrinking_refuses_what_cannot_be(nnunet: Path) -> None:
-    plans = json.loads((nnunet / "nnUNetPlans.json").read_text())
-    with pytest.raises(PartialError, match="stages"):
-        shrink_plans(plans, "x", patch_size=(32, 32, 32), features=(4,) * 9)
-    with pytest.raises(PartialError, match="must be a multiple of"):
-        shrink_plans(plans, "x", patch_size=(31, 32, 32), features=(4, 8))

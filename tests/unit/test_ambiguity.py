@@ -144,22 +144,17 @@ def test_slices_annotated_for_different_structures() -> None:
 
     def by_hand(logits: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         background, liver, spleen, kidney = p = probabilities(logits)[0]
-        first, second, third = (
+        terms = [
             focal(torch.where(both == 1, liver[0], torch.where(both == 2, spleen[0], background[0] + kidney[0]))),
             focal(torch.where(both_without_spleen == 1, liver[1], background[1] + kidney[1])),
             focal(torch.where(only_liver == 1, liver[2], 1 - liver[2])),
-        )
+        ]
         for at, y in enumerate((both, both_without_spleen)):
-            dice = dice_loss(
-                [
-                    (liver[at], (y == 1).double()),
-                    (spleen[at], (y == 2).double()),
-                    (background[at] + kidney[at], (y == 3).double()),
-                ]
-            )
-            first = first + dice
-        third = third + dice_loss([(liver[2], (only_liver == 1).double()), (1 - liver[2], (only_liver == 4).double())])
-        return (first + second + third) / 3 - (p * p.log()).sum(0).mean()
+            groups = [(liver[at], y == 1), (spleen[at], y == 2), (background[at] + kidney[at], y == 3)]
+            terms.append(dice_loss([(p, y.double()) for p, y in groups]))
+        groups = [(liver[2], only_liver == 1), (1 - liver[2], only_liver == 4)]
+        terms.append(dice_loss([(p, y.double()) for p, y in groups]))
+        return torch.stack(terms).sum() / 3 - (p * p.log()).sum(0).mean()
 
     labels = torch.stack([both, both_without_spleen, only_liver, nobody])[None, None]
     assert_equals(AmbiguityAwareLoss(slice_axis=0), by_hand, (logits, labels, table))
@@ -220,7 +215,7 @@ def test_one_annotated_voxel_makes_a_sample_annotated() -> None:
     assert value == pytest.approx(focal_term + dice + math.log(4), abs=1e-12)
 
 
-def test_probability_moved_within_label_sets_changes_nothing_but_the_entropy() -> None:
+def test_probability_moved_within_label_sets_changes_nothing_without_the_entropy() -> None:
     logits, labels, possible = random_batch(5)
     p = rolled_within_label_sets(probabilities(logits), labels, possible)
     for slice_axis in (None, 0):

@@ -60,7 +60,7 @@ def sums_by_loops(logits: torch.Tensor, labels: torch.Tensor, possible: torch.Te
     return counts, mass, log_mass, focal, entropy
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
 def test_equals_loops(seed: int, shape: tuple[int, ...], axis: int | None) -> None:

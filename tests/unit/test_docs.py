@@ -6,7 +6,6 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from nnunet_partial import trainers
 from nnunet_partial.labels import ABSENT, BLOCK, PRESENT, UNKNOWN, PartialLabels, one_axis_per_source, to_json
 from nnunet_partial.labels.merge_file import load_merge_file
 from nnunet_partial.labels.merge_plan import MergePlan, plan_merge
-from nnunet_partial.training.recipe import Schedule
+from nnunet_partial.training.recipe import SETTINGS
 from tests import documents
 from tests.documents import ROOT, Block, Table
 
@@ -146,8 +145,14 @@ def test_trainers_of_the_readme() -> None:
 
 def test_settings_of_the_readme() -> None:
     table = documents.table(README, "variable")
-    assert table.column("variable") == [f"nnUNet_partial_{field.name}" for field in fields(Schedule)]
-    assert table.column("default") == [str(field.default) for field in fields(Schedule)]
+    assert table.column("variable") == [f"nnUNet_partial_{name}" for name in SETTINGS]
+    recipe = trainers.PartialLabelTrainer.recipe
+    values = {
+        "unlabelled_share": recipe.sampling.unlabelled_share,
+        "implied_negatives": recipe.implied_negatives,
+        **vars(recipe.schedule),
+    }
+    assert table.column("default") == [str(values.get(name, "")) for name in SETTINGS]
 
 
 def test_layers_of_the_architecture() -> None:

@@ -25,14 +25,14 @@ def test_counts_equal_loops() -> None:
                 expected[0, c] += found and state == 1
                 expected[1, c] += found and state == 0
                 expected[2, c] += (not found) and state == 1
-    np.testing.assert_array_equal(annotated_counts(logits, labels, table), expected)
+    np.testing.assert_array_equal(annotated_counts(logits > 0, labels, table), expected)
 
 
 def test_a_class_nobody_annotates_has_no_dice() -> None:
     logits = torch.full((1, 2, 8), 5.0)
     table = torch.tensor([[[0, -1], [1, -1]]], dtype=torch.int8)
     labels = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
-    dice = pseudo_dice(annotated_counts(logits, labels, table))
+    dice = pseudo_dice(annotated_counts(logits > 0, labels, table))
     assert dice[0] == 2 * 4 / (2 * 4 + 4)
     assert math.isnan(dice[1])
     assert mean_of_defined(dice, otherwise=0.0) == dice[0]

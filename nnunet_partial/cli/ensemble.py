@@ -1,0 +1,135 @@
+"""`nnUNetv2_partial_ensemble`: one model a class, the baseline of one model for all classes."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from nnunet_partial.cli.command import add_version, output_console, run_command
+
+if TYPE_CHECKING:
+    from nnunet_partial.ensemble import Ensemble
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `nnUNetv2_partial_ensemble`."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_partial_ensemble",
+        description="Trains one model for each class of a merged dataset with stock nnUNetv2_train, each on the cases "
+        "that annotate its class, and combines what they predict into one label map.",
+    )
+    add_version(parser)
+    steps = parser.add_subparsers(dest="step", required=True, metavar="train | predict")
+
+    train = steps.add_parser(
+        "train",
+        help="train one model a class",
+        description="Trains one model a class. Settings nnUNet_partial_* are passed on. Finished models are skipped, "
+        "interrupted ones continued. Models go to $nnUNet_results/one_model_a_class/CLASS.",
+    )
+    _add_model(train)
+    train.add_argument("-f", type=_fold, required=True, metavar="FOLD", help="fold, or 'all'")
+    train.set_defaults(run=_train)
+
+    predict = steps.add_parser(
+        "predict",
+        help="predict images and combine the classes",
+        description="Predicts images with the model of every class and combines them: a class is given where its "
+        "probability is above 0.5 and no class that excludes it has a higher one. An interrupted prediction goes on "
+        "where it stopped. Until the end the output folder holds the probabilities of all classes, 4 bytes a voxel, "
+        "class and case.",
+    )
+    predict.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="images CASE_0000.ending")
+    predict.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where label maps go")
+    _add_model(predict)
+    predict.add_argument("-f", type=_fold, nargs="+", required=True, metavar="FOLD", help="folds to average over")
+    predict.add_argument("--disable_tta", action="store_true", help="no mirroring at test time")
+    predict.add_argument("--keep_probabilities", action="store_true", help="do not remove the probabilities at the end")
+    predict.add_argument(
+        "--independent",
+        action="store_true",
+        help="also write what each model finds on its own, before classes compete, to OUTPUT/independent/CLASS",
+    )
+    predict.set_defaults(run=_predict)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    return run_command(lambda: int(arguments.run(arguments)))
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", required=True, metavar="ID", help="number or name of the merged dataset")
+    parser.add_argument("-c", required=True, metavar="CONFIGURATION", help="nnU-Net's configuration, e.g. 3d_fullres")
+    parser.add_argument(
+        "-tr", default="PartialLabelTrainerImplicit", metavar="TRAINER", help="trainer (default: %(default)s)"
+    )
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: %(default)s)")
+    parser.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="where to compute (default: %(default)s)"
+    )
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="these classes only")
+
+
+def _fold(text: str) -> str:
+    return text if text == "all" else str(int(text))
+
+
+def _ensemble(arguments: argparse.Namespace) -> Ensemble:
+    from nnunet_partial.ensemble import find_ensemble
+
+    return find_ensemble(
+        arguments.d,
+        arguments.c,
+        trainer=arguments.tr,
+        plans=arguments.p,
+        device=arguments.device,
+        classes=arguments.classes,
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from nnunet_partial.ensemble import train_ensemble
+
+    console = output_console()
+    ensemble = _ensemble(arguments)
+    train_ensemble(ensemble, arguments.f, console)
+    console.print(Text(f"models: {ensemble.results}/CLASS/{ensemble.dataset}/{ensemble.model}"), soft_wrap=True)
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from nnunet_partial.ensemble import predict_ensemble
+
+    console = output_console()
+    written = predict_ensemble(
+        _ensemble(arguments),
+        arguments.i,
+        arguments.o,
+        arguments.f,
+        mirroring=not arguments.disable_tta,
+        keep_probabilities=arguments.keep_probabilities,
+        independent=arguments.independent,
+        console=console,
+    )
+    evaluate = ["nnUNetv2_partial_evaluate", "-ref", "REFERENCES", "-pred"]
+    chosen = ["--classes", *arguments.classes] if arguments.classes else []
+    lines = [
+        f"{len(written)} label maps in {arguments.o}",
+        f"next: {shlex.join([*evaluate, str(arguments.o), *chosen])}",
+    ]
+    if arguments.independent:
+        alone = [*evaluate, str(arguments.o / "independent" / "CLASS"), "--classes", "CLASS"]
+        lines.append(f"      {shlex.join(alone)}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    return 0

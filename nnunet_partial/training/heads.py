@@ -1,0 +1,141 @@
+"""What the network's channels mean: one sigmoid a class, or one softmax over the atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nnunet_partial.errors import LabelError
+from nnunet_partial.labels import UNKNOWN, PartialLabels, with_atom_labels, with_region_labels
+
+__all__ = ["SIGMOID", "SOFTMAX", "Heads", "known_states"]
+
+
+class Heads(Protocol):
+    """One way to use the channels of a network."""
+
+    name: str
+
+    def check(self, labels: PartialLabels) -> None:
+        """Raises LabelError where a label space does not fit these heads."""
+
+    def dataset_json(self, dataset_json: Mapping[str, Any], labels: PartialLabels) -> dict[str, Any]:
+        """A copy of dataset.json from which stock nnU-Net builds and decodes these heads."""
+
+    def channels(self, labels: PartialLabels) -> tuple[str, ...]:
+        """Names of the channels, in order."""
+
+    def table(self, labels: PartialLabels, implied_negatives: bool) -> npt.NDArray[Any]:
+        """What the loss looks up: (S, V, channels), set by set."""
+
+    def found(self, logits: Tensor, labels: PartialLabels) -> Tensor:
+        """Where each class is predicted: bool (B, C, *S) of logits (B, channels, *S)."""
+
+    def decode(
+        self, channels: Iterable[Tensor], painted: npt.NDArray[Any], labels: PartialLabels
+    ) -> Iterator[npt.NDArray[np.bool_]]:
+        """Masks of the classes, one after the other, at the resolution of the given logits.
+
+        Args:
+            channels: Logits of one channel after the other, each (*S).
+            painted: Label map (*S) of zeros; in it nnU-Net's own label map is painted meanwhile.
+            labels: The label model.
+
+        Yields:
+            bool (*S), in the order of the classes.
+        """
+
+
+def known_states(labels: PartialLabels, implied_negatives: bool) -> npt.NDArray[np.int8]:
+    """States of the classes with or without what other classes' labels imply.
+
+    Without, a class counts only in cases that annotate it, as if nobody had noticed that a liver voxel is no spleen
+    (loss masking; Jenke et al. 2024, ablation of section 3.3).
+
+    Returns:
+        (S, V, C): 1 present, 0 absent, -1 unknown.
+    """
+    if implied_negatives:
+        return labels.states
+    return np.where(labels.annotated[:, None, :], labels.states, np.int8(UNKNOWN))
+
+
+class _SigmoidHeads:
+    """One channel a class; classes may overlap."""
+
+    name = "sigmoid"
+
+    def check(self, labels: PartialLabels) -> None:
+        pass  # any label space will do
+
+    def dataset_json(self, dataset_json: Mapping[str, Any], labels: PartialLabels) -> dict[str, Any]:
+        return with_region_labels(dataset_json, labels)
+
+    def channels(self, labels: PartialLabels) -> tuple[str, ...]:
+        return labels.class_names
+
+    def table(self, labels: PartialLabels, implied_negatives: bool) -> npt.NDArray[Any]:
+        return known_states(labels, implied_negatives)
+
+    def found(self, logits: Tensor, labels: PartialLabels) -> Tensor:
+        return logits > 0
+
+    def decode(
+        self, channels: Iterable[Tensor], painted: npt.NDArray[Any], labels: PartialLabels
+    ) -> Iterator[npt.NDArray[np.bool_]]:
+        for index, logits in enumerate(channels):
+            # cut after the sigmoid, as nnU-Net does: rounding may place a tiny positive logit at exactly 0.5
+            mask = np.asarray((torch.sigmoid(logits.float()) > 0.5).numpy(), bool)
+            painted[mask] = index + 1
+            yield mask
+
+
+class _SoftmaxHeads:
+    """One channel an atom, background first; a class is predicted where the likeliest atom belongs to it."""
+
+    name = "softmax"
+
+    def check(self, labels: PartialLabels) -> None:
+        if len(labels.space.axes) > 1:
+            raise LabelError(
+                f"softmax heads need one axis, on which every voxel is one atom; the dataset has "
+                f"{sorted(labels.space.axes)}. Train with sigmoid heads, e.g. -tr PartialLabelTrainer"
+            )
+
+    def dataset_json(self, dataset_json: Mapping[str, Any], labels: PartialLabels) -> dict[str, Any]:
+        return with_atom_labels(dataset_json, labels)
+
+    def channels(self, labels: PartialLabels) -> tuple[str, ...]:
+        return labels.space.atoms
+
+    def table(self, labels: PartialLabels, implied_negatives: bool) -> npt.NDArray[Any]:
+        return labels.possible
+
+    def found(self, logits: Tensor, labels: PartialLabels) -> Tensor:
+        members = torch.from_numpy(labels.space.class_matrix).to(logits.device)
+        # (C, A) looked up by the likeliest atom: (C, B, *S)
+        return members[:, logits.argmax(1)].transpose(0, 1)
+
+    def decode(
+        self, channels: Iterable[Tensor], painted: npt.NDArray[Any], labels: PartialLabels
+    ) -> Iterator[npt.NDArray[np.bool_]]:
+        highest: npt.NDArray[Any] | None = None
+        for index, logits in enumerate(channels):
+            values = logits.numpy()
+            if highest is None:
+                highest = np.array(values)
+                continue
+            better = values > highest  # of equal ones the first wins, as in argmax
+            highest[better] = values[better]
+            painted[better] = index
+        for members in labels.space.class_matrix:
+            yield np.asarray(members[painted], bool)
+
+
+SIGMOID: Heads = _SigmoidHeads()
+SOFTMAX: Heads = _SoftmaxHeads()

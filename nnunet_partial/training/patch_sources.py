@@ -1,0 +1,148 @@
+"""Where the patches of a training come from: cases, voxel counts, probabilities, and a log of what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import distributed as dist
+
+from nnunet_partial.errors import LabelError
+from nnunet_partial.labels import UNKNOWN
+from nnunet_partial.sampling import (
+    Draws,
+    FrequencyLog,
+    VoxelCounts,
+    count_raw_voxels,
+    count_voxels,
+    describe_missing,
+    vanished,
+)
+from nnunet_partial.training.heads import SIGMOID
+
+if TYPE_CHECKING:
+    from nnunet_partial.training.partial_trainer import PartialTrainer
+
+__all__ = ["PatchSources"]
+
+_LOG_FILE = "sampling.csv"
+
+T = TypeVar("T")
+
+
+class PatchSources:
+    """Training and validation cases of a fold, and the probabilities with which patches are drawn from them.
+
+    Args:
+        trainer: The trainer; only its plans, folders, fold and recipe are used, no network.
+    """
+
+    def __init__(self, trainer: PartialTrainer) -> None:
+        self._trainer = trainer
+
+    @cached_property
+    def datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's preprocessed datasets of training and validation."""
+        training, validation = self._trainer.get_tr_and_val_datasets()
+        return training, validation
+
+    @property
+    def validation_cases(self) -> list[str]:
+        """Cases of the validation set."""
+        return list(self.datasets[1].identifiers)
+
+    @cached_property
+    def counts(self) -> VoxelCounts:
+        """Voxels of every label value in every case of the fold; counted once, kept beside the preprocessed data."""
+        values = self._trainer.partial_labels.states.shape[1]
+        own = [
+            count_voxels(dataset, self._share_of_rank(list(dataset.identifiers)), values, cache=self._cache).of
+            for dataset in self.datasets
+        ]
+        return VoxelCounts(
+            values, {case: n for parts in self._of_all_ranks(own) for of in parts for case, n in of.items()}
+        )
+
+    def _share_of_rank(self, cases: list[str]) -> list[str]:
+        """The cases that this rank reads: all wait for the slowest, and process groups do not wait for ever."""
+        return cases[self._trainer.local_rank :: dist.get_world_size()] if self._trainer.is_ddp else cases
+
+    def _of_all_ranks(self, own: T) -> list[T]:
+        """What each rank has found."""
+        if not self._trainer.is_ddp:
+            return [own]
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, own)
+        return everyone
+
+    @property
+    def _cache(self) -> Path:
+        trainer = self._trainer
+        folder = Path(trainer.preprocessed_dataset_folder_base)
+        return folder / f"{trainer.configuration_manager.data_identifier}_voxel_counts.json"
+
+    def training_counts(self) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """The training cases and the voxels of every label value in them, (N, V)."""
+        cases = list(self.datasets[0].identifiers)
+        return cases, self.counts.matrix(cases)
+
+    @cached_property
+    def draws(self) -> tuple[Draws, Draws]:
+        """What training and validation draw patches from."""
+        training, validation = (self._drawable(list(dataset.identifiers)) for dataset in self.datasets)
+        labels, sampling = self._trainer.partial_labels, self._trainer.method.sampling
+        places = self._trainer.configuration_manager.batch_size
+        try:
+            # training alone learns from unlabelled cases
+            held_out = replace(sampling, unlabelled_share=0.0).draws(validation, labels, self.counts, places)
+        except LabelError:  # nothing to score, but training needs no validation: any case will do
+            held_out = Draws.anywhere(self.validation_cases, labels)
+        return sampling.draws(training, labels, self.counts, places), held_out
+
+    def _drawable(self, cases: Sequence[str]) -> list[str]:
+        """The cases, without those that are labelled in a way that this training does not use."""
+        trainer = self._trainer
+        if trainer.method.heads is not SIGMOID or trainer.method.implied_negatives:
+            return list(cases)
+        labels = trainer.partial_labels
+        used = (trainer.loss_table != UNKNOWN).any((1, 2))
+        return [case for case in cases if used[labels.row_of(case)] or not labels.is_informative(case)]
+
+    @cached_property
+    def log(self) -> FrequencyLog:
+        """What the training batches of this epoch were drawn from."""
+        return FrequencyLog(self.draws[0])
+
+    def report_missing(self) -> None:
+        """Writes to the training log which classes vanish at the target spacing or have no voxel in the fold."""
+        trainer = self._trainer
+        labels, cases = trainer.partial_labels, list(self.datasets[0].identifiers)
+        own = VoxelCounts(self.counts.values, {case: self.counts.of[case] for case in self._share_of_rank(cases)})
+        raw = count_raw_voxels(
+            labels,
+            own,
+            Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations",
+            trainer.dataset_json["file_ending"],
+            cache=self._cache,
+        )
+        gone = [pair for pairs in self._of_all_ranks(vanished(labels, self.counts, raw)) for pair in pairs]
+        for line in describe_missing(labels, self.counts, cases, gone):
+            trainer.print_to_log_file(f"Warning: {line}")
+
+    def report_epoch(self) -> None:
+        """Writes what was drawn in this epoch, on all ranks, to the training log and to sampling.csv."""
+        trainer = self._trainer
+        drawn = self._of_all_ranks(self.log.drawn)
+        self.log.reset()
+        for part in drawn:
+            self.log.merge(part)
+        if trainer.local_rank == 0:
+            for line in self.log.lines():
+                trainer.print_to_log_file(line, also_print_to_console=False)
+            self.log.write_csv(Path(trainer.output_folder) / _LOG_FILE, trainer.current_epoch)
+        self.log.reset()

@@ -1,0 +1,143 @@
+"""How long and how fast a network is trained: phases, learning rates and optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from nnunet_partial.training.settings import read_setting
+
+__all__ = ["DECAYS", "OPTIMIZERS", "EpochLearningRate", "Phase", "Schedule"]
+
+OPTIMIZERS = ("sgd", "adamw")
+DECAYS = ("poly", "step", "constant")
+_CHOICES = {"optimizer": OPTIMIZERS, "decay": DECAYS}
+_MAY_BE_ZERO = ("seed", "head_epochs", "warmup_epochs")
+_POLY_POWER = 0.9
+_STEP_FACTOR, _STEP_EPOCHS = 0.9, 10
+_MOMENTUM = 0.99
+
+Phase = Literal["heads", "warm-up", "main"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and pace of a training. Every field can be set by an environment variable `nnUNet_partial_FIELD`.
+
+    A training has up to three phases: the heads alone (for a pretrained network), a linear warm-up of the whole
+    network, and the main phase with a falling learning rate. Fine-tuning of MultiTalent (Ulrich et al. 2023,
+    section 3, "Transfer learning") takes 10, 50 and 1000 epochs for them.
+
+    Attributes:
+        epochs: Epochs of the main phase.
+        iterations: Training iterations an epoch.
+        val_iterations: Validation iterations an epoch.
+        optimizer: 'sgd' with Nesterov momentum 0.99, nnU-Net's, or 'adamw'.
+        learning_rate: Learning rate at the start of the main phase.
+        decay: How it falls in the main phase of N epochs: 'poly', lr (1 - e/N)^0.9, nnU-Net's; 'step', by a tenth
+            every 10 epochs (Jenke et al. 2024, section 3.2); or 'constant'.
+        weight_decay: Of the optimizer.
+        head_epochs: Epochs at the start in which the optimizer holds only the heads (AdamW with amsgrad, learning
+            rate rising linearly).
+        head_learning_rate: Learning rate that the heads reach there.
+        warmup_epochs: Epochs of linear warm-up of the whole network after that.
+        save_every: Epochs between checkpoints.
+        seed: Of network initialisation, sampling and augmentation.
+    """
+
+    epochs: int = 1000
+    iterations: int = 250
+    val_iterations: int = 50
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-2
+    decay: str = "poly"
+    weight_decay: float = 3e-5
+    head_epochs: int = 0
+    head_learning_rate: float = 5e-4
+    warmup_epochs: int = 0
+    save_every: int = 50
+    seed: int = 12345
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all phases together."""
+        return self.head_epochs + self.warmup_epochs + self.epochs
+
+    def phase(self, epoch: int) -> Phase:
+        """The phase that an epoch, counted from 0, belongs to."""
+        if epoch < self.head_epochs:
+            return "heads"
+        return "warm-up" if epoch < self.head_epochs + self.warmup_epochs else "main"
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        phase = self.phase(epoch)
+        if phase == "heads":
+            return self.head_learning_rate * (epoch + 1) / self.head_epochs
+        if phase == "warm-up":
+            return self.learning_rate * (epoch + 1 - self.head_epochs) / self.warmup_epochs
+        done = epoch - self.head_epochs - self.warmup_epochs
+        factors = {
+            "poly": (1 - done / self.epochs) ** _POLY_POWER,
+            "step": _STEP_FACTOR ** (done // _STEP_EPOCHS),
+            "constant": 1.0,
+        }
+        return float(self.learning_rate * factors[self.decay])
+
+    def make_optimizer(self, phase: Phase, network: nn.Module, heads: Iterable[nn.Module]) -> torch.optim.Optimizer:
+        """The optimizer of a phase.
+
+        Args:
+            phase: The phase.
+            network: The whole network.
+            heads: Its segmentation heads, which alone are trained in the phase 'heads'.
+        """
+        if phase == "heads":
+            parameters = [p for head in heads for p in head.parameters()]
+            return torch.optim.AdamW(parameters, self.head_learning_rate, weight_decay=self.weight_decay, amsgrad=True)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            network.parameters(),
+            self.learning_rate,
+            weight_decay=self.weight_decay,
+            momentum=_MOMENTUM,
+            nesterov=True,
+        )
+
+    def from_environment(self) -> Schedule:
+        """This schedule with the fields that environment variables set.
+
+        Raises:
+            PartialError: A variable holds no number, a count below 1, or an unknown choice.
+        """
+        changes = {}
+        for entry in fields(self):
+            default = getattr(self, entry.name)
+            smallest = 1 if isinstance(default, int) and entry.name not in _MAY_BE_ZERO else 0
+            changes[entry.name] = read_setting(
+                entry.name, default, choices=_CHOICES.get(entry.name, ()), smallest=smallest
+            )
+        return replace(self, **changes)
+
+
+class EpochLearningRate:
+    """What nnU-Net calls a scheduler: sets the learning rate at the start of every epoch.
+
+    Args:
+        optimizer: The optimizer.
+        schedule: Gives the learning rate.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
+        self.optimizer = optimizer
+        self.schedule = schedule
+
+    def step(self, epoch: int) -> None:
+        """Sets the learning rate of an epoch, counted from 0."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate_at(epoch)

@@ -1,0 +1,187 @@
+"""Orderings of methods that were published, and whether the benchmark finds them too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.methods.comparison import MeanSpread, Verdict, paired_verdict
+from tests.bench.methods.results import RunKey
+
+__all__ = ["ORDERINGS", "CheckedOrdering", "Ordering", "Score", "checked", "score_of"]
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number of the benchmark.
+
+    Attributes:
+        method: One of METHODS.
+        sampling: One of SAMPLINGS.
+        decoding: 'threshold' or 'argmax'.
+        target: 'mean' Dice of all classes, or a class.
+    """
+
+    method: str
+    sampling: str = "multitalent"
+    decoding: str = "threshold"
+    target: str = MEAN
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """One published 'this is better than that'.
+
+    Attributes:
+        claim: What was found.
+        source: Paper and table.
+        published: The published figures, Dice.
+        better: What corresponds to the better one here.
+        worse: What corresponds to the other one.
+    """
+
+    claim: str
+    source: str
+    published: str
+    better: Score
+    worse: Score
+
+
+@dataclass(frozen=True)
+class CheckedOrdering:
+    """An ordering and what was found.
+
+    Attributes:
+        ordering: The ordering.
+        difference: Paired differences of Dice.
+        error: Standard error of their mean.
+        verdict: What follows.
+    """
+
+    ordering: Ordering
+    difference: MeanSpread
+    error: float
+    verdict: Verdict
+
+
+_JENKE, _CHEN = "Jenke et al. 2024", "Chen et al. 2024"
+_ZHU, _ULRICH = "Zhu et al. 2023", "Ulrich et al. 2023"
+_TUMOUR = "liver_tumour"
+
+ORDERINGS: tuple[Ordering, ...] = (
+    Ordering(
+        "implicit labels > masking only",
+        f"{_JENKE}, Table 3",
+        "0.723 > 0.706",
+        Score("implicit", decoding="argmax"),
+        Score("implicit_masked", decoding="argmax"),
+    ),
+    Ordering(
+        "implicit labels > one model a class, after argmax",
+        f"{_JENKE}, Table 1",
+        "0.723 > 0.679",
+        Score("implicit", decoding="argmax"),
+        Score("per_class", decoding="argmax"),
+    ),
+    Ordering(
+        "one model a class, before argmax > implicit labels",
+        f"{_JENKE}, Table 3",
+        "0.740 > 0.723",
+        Score("per_class"),
+        Score("implicit", decoding="argmax"),
+    ),
+    Ordering(
+        "one model a class: before argmax > after",
+        f"{_JENKE}, Tables 1 and 3",
+        "0.740 > 0.679",
+        Score("per_class"),
+        Score("per_class", decoding="argmax"),
+    ),
+    Ordering(
+        "class→modality→source > modality→source→class",
+        f"{_CHEN}, Table 3",
+        "0.887 > 0.879",
+        Score("ambiguity", "cmd"),
+        Score("ambiguity", "mdc"),
+    ),
+    Ordering(
+        "modality→source→class > random",
+        f"{_CHEN}, Table 3",
+        "0.879 > 0.875",
+        Score("ambiguity", "mdc"),
+        Score("ambiguity", "uniform"),
+    ),
+    Ordering(
+        "class→modality→source > random",
+        f"{_CHEN}, Table 3",
+        "0.887 > 0.875",
+        Score("ambiguity", "cmd"),
+        Score("ambiguity", "uniform"),
+    ),
+    Ordering(
+        "with entropy > without",
+        f"{_CHEN}, Table 7",
+        "0.887 > 0.882",
+        Score("ambiguity"),
+        Score("ambiguity_no_entropy"),
+    ),
+    Ordering(
+        "partial > normal compound loss, all classes",
+        f"{_ZHU}, Table 7",
+        "0.797 > 0.789",
+        Score("selected"),
+        Score("selected_normal"),
+    ),
+    Ordering(
+        "partial > normal compound loss, tumour",
+        f"{_ZHU}, Table 7",
+        "0.159 > 0.103",
+        Score("selected", target=_TUMOUR),
+        Score("selected_normal", target=_TUMOUR),
+    ),
+    Ordering(
+        "one network, one axis a source > one network a source",
+        f"{_ULRICH}, section 3",
+        "+0.011 (U-Net)",
+        Score("multitalent"),
+        Score("per_source"),
+    ),
+)
+
+
+def score_of(result: Mapping[str, Any], decoding: str, target: str) -> float:
+    """A Dice of one training; NaN where it has none.
+
+    Args:
+        result: Content of its JSON file.
+        decoding: 'threshold' or 'argmax'.
+        target: 'mean' or a class.
+    """
+    dice: dict[str, float | None] = result["dice"][decoding]
+    if target != MEAN:
+        value = dice.get(target)
+        return math.nan if value is None else value
+    defined = [value for value in dice.values() if value is not None]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def checked(results: Mapping[RunKey, Mapping[str, Any]]) -> list[CheckedOrdering]:
+    """All orderings, compared on the seeds that both sides have.
+
+    Args:
+        results: Finished trainings of one collection.
+    """
+
+    def by_seed(score: Score) -> dict[int, float]:
+        found = {
+            key.seed: score_of(result, score.decoding, score.target)
+            for key, result in results.items()
+            if (key.method, key.sampling) == (score.method, score.sampling)
+        }
+        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+    return [CheckedOrdering(o, *paired_verdict(by_seed(o.better), by_seed(o.worse))) for o in ORDERINGS]

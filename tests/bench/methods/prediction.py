@@ -1,0 +1,90 @@
+"""From the logits of one or several networks to masks of the declared classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nnunet_partial.errors import PartialError
+from nnunet_partial.labels import PartialLabels
+from nnunet_partial.training import SIGMOID, Recipe
+
+__all__ = ["DECODINGS", "ChannelLogits", "class_masks_of", "compete"]
+
+DECODINGS = ("threshold", "argmax")
+"""'threshold': each class where its probability exceeds one half, as nnU-Net decodes regions. 'argmax': of disjoint
+classes only the most probable one keeps a voxel (Jenke et al. 2024, sections 2.1 and 3.2). Softmax heads have no
+threshold: both are the argmax over the atoms."""
+
+
+@dataclass(frozen=True)
+class ChannelLogits:
+    """What one network says of a volume.
+
+    Attributes:
+        recipe: What it was trained with.
+        labels: The label space it was trained on.
+        logits: (channels, X, Y, Z).
+    """
+
+    recipe: Recipe
+    labels: PartialLabels
+    logits: Tensor
+
+
+def class_masks_of(outputs: Sequence[ChannelLogits], labels: PartialLabels) -> dict[str, NDArray[np.bool_]]:
+    """Masks of the declared classes, (C, X, Y, Z), one array a decoding.
+
+    The probability of a class is the mean over all its channels: heads `SOURCE.CLASS` of sources kept apart, and the
+    networks that have the class.
+
+    Args:
+        outputs: One entry a network; several only with sigmoid heads.
+        labels: The declared label model.
+
+    Raises:
+        PartialError: No network has a channel for a class.
+    """
+    if outputs[0].recipe.heads is not SIGMOID:
+        only = outputs[0]
+        found = only.recipe.heads.found(only.logits[None], only.labels)[0].numpy()
+        return dict.fromkeys(DECODINGS, found)
+    probabilities = np.stack([_probability(outputs, name) for name in labels.class_names])
+    above = probabilities > 0.5
+    return {"threshold": above, "argmax": above & compete(probabilities, labels.space.class_matrix)}
+
+
+def compete(probabilities: NDArray[np.float32], class_matrix: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where no class that is disjoint from a class is more probable.
+
+    Overlapping classes (a tumour and its organ) do not compete. For classes that are all disjoint this is the argmax.
+
+    Args:
+        probabilities: (C, X, Y, Z).
+        class_matrix: (C, A), atom belongs to class.
+    """
+    members = class_matrix.astype(int)
+    disjoint = members @ members.T == 0
+    winners = np.ones(probabilities.shape, bool)
+    for index, rivals in enumerate(disjoint):
+        if rivals.any():
+            winners[index] = probabilities[index] >= probabilities[rivals].max(0)
+    return winners
+
+
+def _probability(outputs: Sequence[ChannelLogits], name: str) -> NDArray[np.float32]:
+    channels = [
+        output.logits[index]
+        for output in outputs
+        for index, channel in enumerate(output.recipe.heads.channels(output.labels))
+        if channel == name or channel.split(".", 1)[-1] == name
+    ]
+    if not channels:
+        raise PartialError(f"no network has a channel for class '{name}'; no source annotates it, or none was trained")
+    mean: NDArray[np.float32] = torch.stack(channels).sigmoid().mean(0).numpy()
+    return mean

@@ -1,0 +1,202 @@
+"""The report: CSV and markdown tables, made of the JSON files of finished trainings and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_partial.atomic import write_text
+from tests.bench.methods.comparison import MeanSpread, mean_spread
+from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
+from tests.bench.methods.orderings import MEAN, checked, score_of
+from tests.bench.methods.pictures import save_overlays, save_plot
+from tests.bench.methods.results import Results, RunKey
+
+__all__ = ["Row", "table_rows", "write_report"]
+
+_ABOUT = {
+    "phantoms": "Hard phantoms: seven partly labelled sources of unequal size and one without labels; the held-out cases "
+    "are other patients, with everything labelled.",
+    "real": "Slabs of one patient's CT with different protocols, and three further patients; scored on the classes that "
+    "were hidden in each slab. This shows how partial labels come together and says nothing about other patients.",
+}
+
+_DICE = """\
+Dice: mean over the held-out cases of a seed, then mean ± standard deviation over seeds. 'after argmax' counts a voxel
+only for the most probable of disjoint classes; other columns cut each sigmoid at one half. MultiTalent's probability of
+a class is the mean over the heads of its sources, that of several networks the mean over those that have the class.
+"""
+
+_FALSE_POSITIVES = """\
+False positives: predicted voxels of a class, in cases whose source does not annotate it, that are something else in
+truth; mL a case, and share of the voxels that are not the class (‰), both averaged over classes.
+"""
+
+_RULE = """\
+Rule: the paired difference of each seed is taken (the seed fixes split, initial weights and draws of both).
+An ordering is reproduced where the mean difference exceeds twice its standard error, not reproduced where it lies as
+far below zero, and within noise in between. With three seeds, about one in five pairs of equal methods would be called
+different.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method under one sampling, over its seeds.
+
+    Attributes:
+        method: One of METHODS.
+        sampling: One of SAMPLINGS.
+        seeds: Its seeds.
+        dice: 'mean', 'argmax' (mean after argmax), 'mean MODALITY' and each class.
+        false_positive_ml: Mean over classes of the volume a case.
+        false_positive_permille: Mean over classes of false positives in a thousand voxels that are not the class.
+        seconds: Training time.
+    """
+
+    method: str
+    sampling: str
+    seeds: tuple[int, ...]
+    dice: dict[str, MeanSpread]
+    false_positive_ml: MeanSpread
+    false_positive_permille: MeanSpread
+    seconds: MeanSpread
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def _row(method: str, sampling: str, runs: Mapping[int, Mapping[str, Any]]) -> Row:
+    results = [runs[seed] for seed in sorted(runs)]
+    dice = {
+        MEAN: mean_spread([score_of(r, "threshold", MEAN) for r in results]),
+        "argmax": mean_spread([score_of(r, "argmax", MEAN) for r in results]),
+    }
+    modalities = list(dict.fromkeys(m for r in results for m in r["dice_by_modality"]))
+    if len(modalities) > 1:
+        for name in modalities:
+            means = [_mean(list(r["dice_by_modality"].get(name, {}).values())) for r in results]
+            dice[f"{MEAN} {name}"] = mean_spread(means)
+    for name in results[0]["dice"]["threshold"]:
+        dice[name] = mean_spread([r["dice"]["threshold"][name] for r in results])
+
+    found = [list(r["false_positives"].values()) for r in results]
+    return Row(
+        method,
+        sampling,
+        tuple(sorted(runs)),
+        dice,
+        mean_spread([_mean([entry["ml"] for entry in entries]) for entries in found]),
+        mean_spread([_mean([1000 * entry["rate"] for entry in entries]) for entries in found]),
+        mean_spread([r["training_seconds"] for r in results]),
+    )
+
+
+def table_rows(results: Mapping[RunKey, Mapping[str, Any]]) -> list[Row]:
+    """One row a method and sampling, in the order of METHODS.
+
+    Args:
+        results: Finished trainings of one collection.
+    """
+    grouped: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    for key, result in results.items():
+        grouped.setdefault((key.method, key.sampling), {})[key.seed] = result
+    order = {name: position for position, name in enumerate(METHODS)}
+    samplings = list(SAMPLING_TITLES)
+    ranked = sorted(grouped, key=lambda pair: (order[pair[0]], samplings.index(pair[1])))
+    return [_row(method, sampling, grouped[method, sampling]) for method, sampling in ranked]
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    columns = [name for name in rows[0].dice if name not in (MEAN, "argmax")]
+    titles = ["method", "sampling", "seeds", "mean Dice", "after argmax", *columns, "FP mL", "FP ‰", "training s"]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    for row in rows:
+        cells = [
+            METHODS[row.method].title,
+            SAMPLING_TITLES[row.sampling],
+            str(len(row.seeds)),
+            *(row.dice[name].text() for name in (MEAN, "argmax", *columns)),
+            row.false_positive_ml.text(1),
+            row.false_positive_permille.text(2),
+            f"{row.seconds.mean:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _orderings(results: Mapping[RunKey, Mapping[str, Any]]) -> str:
+    titles = ["published ordering", "source", "published", "difference here", "± standard error", "seeds", "finding"]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    for entry in checked(results):
+        measured = entry.difference.n > 0
+        cells = [
+            entry.ordering.claim,
+            entry.ordering.source,
+            entry.ordering.published,
+            f"{entry.difference.mean:+.3f}" if measured else "",
+            f"{entry.error:.3f}" if entry.error == entry.error else "",
+            str(entry.difference.n),
+            entry.verdict if measured else "not measured",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _csv(rows_of: Mapping[str, Sequence[Row]]) -> str:
+    """One line a number: collection, method, sampling, quantity, mean, sd, seeds."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["collection", "method", "sampling", "quantity", "mean", "sd", "seeds"])
+    for collection, rows in rows_of.items():
+        for row in rows:
+            numbers = {f"dice {name}": value for name, value in row.dice.items()}
+            numbers["false positive ml"] = row.false_positive_ml
+            numbers["false positives per mille"] = row.false_positive_permille
+            numbers["training seconds"] = row.seconds
+            for quantity, value in numbers.items():
+                if value.n:
+                    sd = f"{value.sd:.6g}" if value.n > 1 else ""
+                    writer.writerow([collection, row.method, row.sampling, quantity, f"{value.mean:.6g}", sd, value.n])
+    return buffer.getvalue()
+
+
+def write_report(results: Results, collections: Sequence[str]) -> None:
+    """Writes methods.csv, report.md, and pictures, of all finished trainings.
+
+    Args:
+        results: The output folder.
+        collections: Names of collections; those without a finished training are left out.
+    """
+    parts = ["# Methods for partly labelled data\n"]
+    rows_of: dict[str, list[Row]] = {}
+    for name in collections:
+        finished = results.load(name)
+        if not finished:
+            continue
+        rows_of[name] = table_rows(finished)
+        settings = next(iter(finished.values()))["settings"]
+        described = ", ".join(f"{key} {value}" for key, value in settings.items())
+        devices = ", ".join(sorted({result["device"] for result in finished.values()}))
+        plot = save_plot(results.folder, name, finished)
+        overlays = save_overlays(results, name, finished)
+        pictures = "\n".join(f"![{path.stem}]({path.name})" for path in (plot, *overlays))
+        parts += [
+            f"## Collection: {name}\n",
+            f"{_ABOUT[name]}\n",
+            f"Settings: {described}. Device: {devices}.\n",
+            _markdown(rows_of[name]),
+            _DICE,
+            _FALSE_POSITIVES,
+            "### Published orderings\n",
+            _RULE,
+            _orderings(finished),
+            f"### Pictures\n\n{pictures}\n",
+        ]
+    write_text(results.folder / "methods.csv", _csv(rows_of))
+    write_text(results.folder / "report.md", "\n".join(parts))

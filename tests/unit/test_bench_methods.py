@@ -1,0 +1,235 @@
+"""The benchmark of training methods: a tiny run from end to end, its plan, and its statistics against known numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_partial.errors import PartialError
+from nnunet_partial.phantoms.hard import HARD_ATOMS
+from nnunet_partial.training.recipe import SAMPLINGS
+from tests.bench.methods import phantom_collection, pictures, plan
+from tests.bench.methods.__main__ import main
+from tests.bench.methods.comparison import mean_spread, paired_verdict
+from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
+from tests.bench.methods.orderings import ORDERINGS, checked
+from tests.bench.methods.plan import planned
+from tests.bench.methods.presets import PRESETS
+from tests.bench.methods.report import table_rows, write_report
+from tests.bench.methods.results import Results, RunKey
+
+TINY = replace(
+    PRESETS["cpu"],
+    phantom_shape=(24, 20, 16),
+    phantom_mm=12.0,
+    phantom_patch=(16, 16, 16),
+    features=(4, 8),
+    batch_size=2,
+    iterations=2,
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The benchmark with two cases a source, one held-out case a modality and one overlay."""
+    sources = {name: (protocol, min(number, 2)) for name, (protocol, number) in phantom_collection.SOURCES.items()}
+    monkeypatch.setitem(PRESETS, "cpu", TINY)
+    monkeypatch.setattr(phantom_collection, "SOURCES", sources)
+    monkeypatch.setattr(phantom_collection, "HELD_OUT", {"CT": 1, "MR": 1})
+    monkeypatch.setattr(pictures, "_SHOWN", ("shared",))
+
+
+def result(method, seed, dice, argmax=None, ml=0.0, sampling="multitalent"):
+    return RunKey("phantoms", method, sampling, seed), {
+        "method": method,
+        "sampling": sampling,
+        "seed": seed,
+        "settings": {"iterations": 2},
+        "dice": {"threshold": dice, "argmax": argmax or dice},
+        "dice_by_modality": {"CT": dice},
+        "false_positives": {"liver": {"cases": 1, "ml": ml, "rate": ml / 1000}},
+        "training_seconds": 10.0,
+        "device": "cpu",
+    }
+
+
+def test_run_restart_and_report(tmp_path, tiny, capsys):
+    arguments = ["-o", str(tmp_path), "--collection", "phantoms", "--methods", "shared", "ambiguity", "--seeds", "0"]
+    arguments += ["--sampling", "multitalent"]
+    assert main(arguments) == 0
+    files = sorted((tmp_path / "runs" / "phantoms").glob("*.json"))
+    assert [f.name for f in files] == ["ambiguity.multitalent.seed0.json", "shared.multitalent.seed0.json"]
+    first = {f: json.loads(f.read_text()) for f in files}
+    for content in first.values():
+        assert set(content["dice"]["threshold"]) == set(HARD_ATOMS[2:]) | {"liver"}
+        assert len(content["dice_by_case"]["threshold"]) == 2
+        assert content["networks"] == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "shared heads" in report and "Published orderings" in report and "not measured" in report
+    assert "| 1 |" in report
+    for picture in re.findall(r"\]\((.*?\.png)\)", report):
+        assert (tmp_path / picture).stat().st_size > 1000
+    assert {"methods_phantoms.png", "overlay_phantoms_shared.png"} <= {p.name for p in tmp_path.glob("*.png")}
+
+    # what is finished stays, what is missing is made again, and comes out the same
+    stamp = files[0].stat().st_mtime_ns
+    files[1].unlink()
+    assert main(arguments) == 0
+    assert files[0].stat().st_mtime_ns == stamp
+    again = json.loads(files[1].read_text())
+    assert {k: v for k, v in again.items() if k != "training_seconds"} == {
+        k: v for k, v in first[files[1]].items() if k != "training_seconds"
+    }
+
+    capsys.readouterr()
+    assert main([*arguments, "--iterations", "3"]) == 1
+    assert "iterations" in capsys.readouterr().err
+    (tmp_path / "report.md").unlink()
+    assert main(["-o", str(tmp_path), "--report-only"]) == 0
+    assert (tmp_path / "report.md").read_text() == report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--methods", "magic"], "magic"),
+        (["--sampling", "magic"], "magic"),
+        (["--jobs", "0"], "job"),
+        (["--seeds", "-1"], "seeds"),
+    ],
+)
+def test_wrong_arguments_end_with_one_message(tmp_path, capsys, arguments, named):
+    assert main(["-o", str(tmp_path), "--collection", "phantoms", *arguments]) == 1
+    assert named in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_has_every_method_and_all_samplings_of_two():
+    keys = planned(["phantoms"], None, None, [0, 1])
+    assert {k.method for k in keys} == set(METHODS)
+    for method in ("shared", "ambiguity"):
+        assert {k.sampling for k in keys if k.method == method} == {"multitalent", "uniform", "mdc", "cmd"}
+    assert {k.sampling for k in keys if k.method == "naive"} == {"multitalent"}
+    assert len(keys) == len(set(keys)) == 2 * (len(METHODS) + 6)
+    # a seed is finished before the next begins
+    assert [k.seed for k in keys] == sorted(k.seed for k in keys)
+
+
+def test_every_sampling_has_a_title():
+    assert set(SAMPLING_TITLES) == set(SAMPLINGS)
+
+
+def test_every_ordering_is_planned():
+    planned_pairs = {(k.method, k.sampling) for k in planned(["phantoms"], None, None, [0])}
+    for ordering in ORDERINGS:
+        for score in (ordering.better, ordering.worse):
+            assert (score.method, score.sampling) in planned_pairs, ordering.claim
+
+
+def test_real_collection_is_skipped_with_a_message(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("NNUNET_PARTIAL_REAL_DATA", str(tmp_path))
+    keys = planned(["phantoms", "real"], ["shared"], ["multitalent"], [0])
+    assert [k.collection for k in keys] == ["phantoms"]
+    assert "NNUNET_PARTIAL_REAL_DATA" in capsys.readouterr().err
+
+
+def test_mean_and_spread():
+    spread = mean_spread([1.0, None, 3.0, math.nan, 5.0])
+    assert (spread.mean, spread.n) == (3.0, 3)
+    assert spread.sd == pytest.approx(2.0)  # sqrt((4 + 0 + 4) / 2)
+    assert spread.text(1) == "3.0 ± 2.0"
+    assert mean_spread([0.5]).text() == "0.500"
+    assert mean_spread([None]).text() == ""
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([0.01, 0.02, 0.03], "reproduced"),  # mean .02, error .01 / sqrt 3 = .0058
+        ([-0.01, -0.02, -0.03], "not reproduced"),
+        ([-0.02, 0.02, 0.03], "within noise"),  # mean .01, error .026 / sqrt 3 = .015
+        ([0.0, 0.0, 0.0], "within noise"),
+        ([0.01, 0.01], "reproduced"),
+        ([0.5], "too few seeds"),
+        ([], "too few seeds"),
+    ],
+)
+def test_paired_verdict(differences, verdict):
+    better = {seed: 0.5 + d for seed, d in enumerate(differences)}
+    worse = dict.fromkeys(range(len(differences)), 0.5) | {99: 0.0}  # a seed that only one has does not count
+    difference, error, found = paired_verdict(better, worse)
+    assert found == verdict
+    assert difference.n == len(differences)
+    if differences:
+        assert difference.mean == pytest.approx(np.mean(differences))
+    if len(differences) == 3:
+        assert error == pytest.approx(np.std(differences, ddof=1) / math.sqrt(3))
+
+
+def test_rows_and_orderings_from_known_results(tmp_path):
+    runs = dict(
+        [
+            result("selected", 0, {"liver": 0.8, "liver_tumour": 0.4}, ml=10.0),
+            result("selected", 1, {"liver": 0.9, "liver_tumour": 0.5}, ml=30.0),
+            result("selected_normal", 0, {"liver": 0.6, "liver_tumour": 0.4}),
+            result("selected_normal", 1, {"liver": 0.7, "liver_tumour": None}),
+        ]
+    )
+    rows = table_rows(runs)
+    assert [row.method for row in rows] == ["selected", "selected_normal"]
+    first = rows[0]
+    assert first.dice["mean"].mean == pytest.approx((0.6 + 0.7) / 2)
+    assert first.dice["mean"].sd == pytest.approx(0.1 / math.sqrt(2))
+    assert first.dice["liver"].mean == pytest.approx(0.85)
+    assert first.false_positive_ml.mean == 20.0
+    assert first.false_positive_permille.mean == pytest.approx(20.0)
+    found = {entry.ordering.claim: entry for entry in checked(runs)}
+    everything = found["partial > normal compound loss, all classes"]
+    # differences 0.6 - 0.5 and 0.7 - 0.7: mean 0.05, error 0.05
+    assert everything.difference.mean == pytest.approx(0.05)
+    assert everything.error == pytest.approx(0.05)
+    assert everything.verdict == "within noise"
+    assert found["partial > normal compound loss, tumour"].verdict == "too few seeds"
+    assert found["implicit labels > masking only"].difference.n == 0
+
+    results = Results(tmp_path)
+    for key, content in runs.items():
+        results.save(key, content)
+    write_report(results, ["phantoms", "real"])
+    with (tmp_path / "methods.csv").open() as file:
+        numbers = {(r["method"], r["quantity"]): r for r in csv.DictReader(file)}
+    assert float(numbers["selected", "dice liver"]["mean"]) == pytest.approx(0.85)
+    assert numbers["selected_normal", "dice liver_tumour"]["seeds"] == "1"
+    assert numbers["selected_normal", "dice liver_tumour"]["sd"] == ""
+
+
+def test_results_of_other_settings_or_broken_files_are_refused(tmp_path):
+    results = Results(tmp_path)
+    key, content = result("shared", 0, {"liver": 0.8})
+    results.save(key, content)
+    assert results.is_finished(key, {"iterations": 2})
+    assert not results.is_finished(replace(key, seed=1), {"iterations": 2})
+    with pytest.raises(PartialError, match="iterations"):
+        results.is_finished(key, {"iterations": 3})
+    results.save(replace(key, seed=1), {**content, "seed": 1, "settings": {"iterations": 9}})
+    with pytest.raises(PartialError, match="different settings"):
+        results.load("phantoms")
+    results.path(replace(key, seed=1)).write_text("{")
+    with pytest.raises(PartialError, match="JSON"):
+        results.load("phantoms")
+    results.path(replace(key, seed=1)).write_text("{}")
+    with pytest.raises(PartialError, match="expected an object"):
+        results.load("phantoms")
+
+
+def test_missing_device_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PartialError, match="CUDA"):
+        plan.execute_all([], TINY, tmp_path, "cuda", 1)
