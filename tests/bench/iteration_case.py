@@ -48,7 +48,7 @@ def make_trainer(name: str) -> Any:
     Args:
         name: One of our trainers, or 'nnUNetTrainer' with one sigmoid head a class, as ours have.
     """
-    (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob("Dataset910_*")
+    (folder,) = Path(os.environ["nnUNet_preprocessed"]).glob("Dataset910_*")  # noqa: SIM112 - nnU-Net's name
     plans = {**json.loads((folder / "nnUNetPlans_small.json").read_text()), "continue_training": False}
     description = json.loads((folder / "dataset.json").read_text())
     if name == STOCK:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration import real_ct
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def data() -> Path:
 
 
 def test_three_partly_labelled_sources_of_real_ct(data: Path, tmp_path: Path) -> None:
-    size = replace(real_ct.SIZE, patch_size=(8, 32, 32), features=(4, 8, 8), epochs=2, iterations=4)
+    size = replace(real_ct.SIZE, features=(4, 8, 8, 8), epochs=2, iterations=4)
     scores = real_ct.run(tmp_path, data, size)
     summaries = {
         name: json.loads((tmp_path / "evaluation" / name / "summary.json").read_text())

@@ -44,6 +44,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(phantom_collection, "SOURCES", sources)
     monkeypatch.setattr(phantom_collection, "HELD_OUT", {"CT": 1, "MR": 1})
     monkeypatch.setattr(pictures, "_SHOWN", ("shared",))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)  # a training takes one for its process
 
 
 def result(method, seed, dice, argmax=None, ml=0.0, sampling="multitalent"):

@@ -33,8 +33,8 @@ SOURCES: dict[str, tuple[Protocol, int]] = {
         ),
         3,
     ),
-    "pancreases": (Protocol("CT", {"pancreas": ("pancreas",)}, every_slice=3), 6),
-    "adrenals": (Protocol("CT", {"adrenal": ("adrenal",)}), 2),
+    "pancreases": (Protocol("CT", {"pancreas": ("pancreas",)}, every_slice=2), 8),
+    "adrenals": (Protocol("CT", {"adrenal": ("adrenal",)}), 4),
     "resonance": (
         Protocol(
             "MR",
