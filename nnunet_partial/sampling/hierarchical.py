@@ -26,27 +26,31 @@ class HierarchicalSampling:
     """Draws uniformly at every level, among what exists given the levels before, then a case among those left.
 
     The default is CMD of Chen et al. 2024, section 3.5: class, modality, dataset. Their MDC is
-    `('modality', 'source', 'class')`. Every patch is centred on a voxel of the drawn class. Where 'class' is no
+    `('modality', 'source', 'class')`. Patches are centred on a voxel of the drawn class. Where 'class' is no
     level, the class is drawn last, uniformly among those that the case has voxels of.
 
     The public code of the paper counts the background as a class, and takes any value present, background
     included, where a class has vanished by resampling. Here only classes are drawn, and only in cases that have
-    voxels of them; so a case without any is never drawn.
+    voxels of them. What lies far from all classes is shown by `anywhere_share`.
 
     Attributes:
         levels: 'class', 'modality' and 'source' in any order, or some of them.
         unlabelled_share: Probability of drawing a case of which nothing is known, in [0, 1), by the same levels but
             the class, and anywhere in the volume; without effect where there is no such case.
+        anywhere_share: Share of the patches of labelled cases that lie anywhere in the volume, in [0, 1); drawn by
+            the same levels but the class. Without it a case that has no voxel of any class is never drawn.
     """
 
     levels: tuple[_Level, ...] = _LEVELS
     unlabelled_share: float = 0.0
+    anywhere_share: float = 0.0
 
     def __post_init__(self) -> None:
         if len(set(self.levels)) != len(self.levels) or not set(self.levels) <= set(_LEVELS):
             raise ValueError(f"expected levels out of {_LEVELS}, each at most once, got {self.levels}")
-        if not 0 <= self.unlabelled_share < 1:
-            raise ValueError(f"expected unlabelled_share in [0, 1), got {self.unlabelled_share}")
+        for name in ("unlabelled_share", "anywhere_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"expected {name} in [0, 1), got {getattr(self, name)}")
 
     def draws(
         self, cases: Sequence[str], labels: PartialLabels, counts: VoxelCounts, batch_size: int | None = None
@@ -69,17 +73,18 @@ class HierarchicalSampling:
                 f"no class has a voxel in any of the {len(cases)} cases of this fold, so no patch can be centred on "
                 "one; make other folds (splits_final.json) or train on all of them (fold 'all')"
             )
-        free = np.flatnonzero(~informative)
-        nowhere = np.full(len(free), NO_CLASS)
-        share = self.unlabelled_share if len(free) else 0.0
-        labelled = level_by_level(self._columns(cases, labels, case, class_))
-        unlabelled = level_by_level(self._columns(cases, labels, free, nowhere))
+        share = 0.0 if informative.all() else self.unlabelled_share
+        anywhere = (1 - share) * self.anywhere_share
+        parts = [(case, class_, 1 - share - anywhere)]
+        for chosen, part_share in ((informative, anywhere), (~informative, share)):
+            free = np.flatnonzero(chosen)
+            parts.append((free, np.full(len(free), NO_CLASS), part_share))
         return Draws.of(
             cases,
             labels,
-            np.concatenate([case, free]),
-            np.concatenate([class_, nowhere]),
-            np.concatenate([(1 - share) * labelled, share * unlabelled]),
+            np.concatenate([rows for rows, _, _ in parts]),
+            np.concatenate([classes for _, classes, _ in parts]),
+            np.concatenate([s * level_by_level(self._columns(cases, labels, r, c)) for r, c, s in parts]),
         )
 
     def _columns(

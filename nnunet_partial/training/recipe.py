@@ -24,6 +24,7 @@ SAMPLINGS: dict[str, Sampling] = {
     "cases": CaseSampling(power=0.0),
     "uniform": UNIFORM,
     "cmd": HierarchicalSampling(levels=("class", "modality", "source")),
+    "cmd_anywhere": HierarchicalSampling(levels=("class", "modality", "source"), anywhere_share=1 / 3),
     "mdc": HierarchicalSampling(levels=("modality", "source", "class")),
 }
 """What `nnUNet_partial_sampling` can name."""

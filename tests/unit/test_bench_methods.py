@@ -63,7 +63,7 @@ def result(method, seed, dice, argmax=None, ml=0.0, sampling="multitalent"):
     }
 
 
-def test_run_restart_and_report(tmp_path, tiny, capsys):
+def test_run_restart_and_report(tmp_path, tiny, monkeypatch, capsys):
     arguments = ["-o", str(tmp_path), "--collection", "phantoms", "--methods", "shared", "ambiguity", "--seeds", "0"]
     arguments += ["--sampling", "multitalent"]
     assert main(arguments) == 0
@@ -94,6 +94,10 @@ def test_run_restart_and_report(tmp_path, tiny, capsys):
     capsys.readouterr()
     assert main([*arguments, "--iterations", "3"]) == 1
     assert "iterations" in capsys.readouterr().err
+    with monkeypatch.context() as other_make:
+        other_make.setattr(phantom_collection, "HELD_OUT", {"CT": 2, "MR": 1})
+        assert main(arguments) == 1
+    assert "collection" in capsys.readouterr().err
     (tmp_path / "report.md").unlink()
     assert main(["-o", str(tmp_path), "--report-only"]) == 0
     assert (tmp_path / "report.md").read_text() == report
@@ -130,10 +134,15 @@ def test_every_sampling_has_a_title():
 
 
 def test_every_ordering_is_planned():
-    planned_pairs = {(k.method, k.sampling) for k in planned(["phantoms"], None, None, [0])}
+    plans = {(k.method, k.sampling) for k in planned(["phantoms"], None, None, [0])}
     for ordering in ORDERINGS:
-        for score in (ordering.better, ordering.worse):
-            assert (score.method, score.sampling) in planned_pairs, ordering.claim
+        sides = [
+            {sampling for method, sampling in plans if method == side.method and side.sampling in ("", sampling)}
+            for side in (ordering.better, ordering.worse)
+        ]
+        named = bool(ordering.better.sampling)
+        assert named == bool(ordering.worse.sampling), ordering.claim
+        assert all(sides) if named else sides[0] & sides[1], ordering.claim
 
 
 def test_real_collection_is_skipped_with_a_message(monkeypatch, capsys, tmp_path):
@@ -201,6 +210,7 @@ def test_rows_and_orderings_from_known_results(tmp_path):
     assert everything.verdict == "within noise"
     assert found["partial > normal compound loss, tumour"].verdict == "too few seeds"
     assert found["implicit labels > masking only"].difference.n == 0
+    assert everything.sampling == "multitalent"
 
     results = Results(tmp_path)
     for key, content in runs.items():
@@ -211,6 +221,27 @@ def test_rows_and_orderings_from_known_results(tmp_path):
     assert float(numbers["selected", "dice liver"]["mean"]) == pytest.approx(0.85)
     assert numbers["selected_normal", "dice liver_tumour"]["seeds"] == "1"
     assert numbers["selected_normal", "dice liver_tumour"]["sd"] == ""
+
+
+def test_orderings_compare_like_with_like():
+    runs = dict(
+        [
+            result("implicit", 0, {"liver": 0.8}),
+            result("implicit", 0, {"liver": 0.6}, sampling="cmd"),
+            result("implicit", 1, {"liver": 0.7}, sampling="cmd"),
+            result("implicit_masked", 0, {"liver": 0.5}, sampling="cmd"),
+            result("implicit_masked", 1, {"liver": 0.4}, sampling="cmd"),
+            result("ambiguity", 0, {"liver": 0.9}, sampling="cmd"),
+            result("ambiguity", 0, {"liver": 0.7}, sampling="uniform"),
+        ]
+    )
+    found = [entry for entry in checked(runs) if entry.difference.n]
+    assert [(e.ordering.claim, e.sampling, e.difference.n) for e in found] == [
+        ("implicit labels > masking only", "cmd", 2),
+        ("class→modality→source > random", "", 1),
+    ]
+    assert found[0].difference.mean == pytest.approx((0.1 + 0.3) / 2)
+    assert found[1].difference.mean == pytest.approx(0.2)
 
 
 def test_results_of_other_settings_or_broken_files_are_refused(tmp_path):

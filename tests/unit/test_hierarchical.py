@@ -57,6 +57,26 @@ def test_class_modality_source_by_hand() -> None:
     assert draws.marginal("source") == pytest.approx({"a": 1 / 8, "b": 5 / 8, "m": 1 / 4})
 
 
+def test_a_third_anywhere_by_hand() -> None:
+    cases = {**SMALL, "empty": ("m", "")}
+    rows, draws = draws_of(HierarchicalSampling(anywhere_share=1 / 3), cases)
+    centred = {("a0", "liver"): 1 / 16, ("a1", "liver"): 1 / 16, ("b0", "liver"): 1 / 8, ("m0", "liver"): 1 / 4}
+    expected = {row: p * 2 / 3 for row, p in {**centred, ("b0", "spleen"): 1 / 2}.items()}
+    # modality, then source, then case; the case without any voxel of a class takes part
+    anywhere = {"a0": 1 / 8, "a1": 1 / 8, "b0": 1 / 4, "m0": 1 / 4, "empty": 1 / 4}
+    expected |= {(case, "anywhere"): p / 3 for case, p in anywhere.items()}
+    assert rows == pytest.approx(expected)
+    assert draws.centred_share == pytest.approx(2 / 3)
+
+
+def test_the_share_of_unlabelled_cases_is_that_of_all_patches() -> None:
+    cases = {**SMALL, "scan": ("scans", "")}
+    sampling = HierarchicalSampling(unlabelled_share=0.2, anywhere_share=0.5)
+    rows, draws = draws_of(sampling, cases)
+    assert rows["scan", "anywhere"] == pytest.approx(0.2)
+    assert draws.marginal("class")["anywhere"] == pytest.approx(0.2 + 0.8 * 0.5)
+
+
 def test_modality_source_class_by_hand() -> None:
     rows, draws = draws_of(HierarchicalSampling(MDC), SMALL)
     assert rows == pytest.approx(

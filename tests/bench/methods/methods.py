@@ -33,6 +33,7 @@ SAMPLING_TITLES = {
     "uniform": "uniform",
     "mdc": "modality→source→class",
     "cmd": "class→modality→source",
+    "cmd_anywhere": "class→modality→source, a third anywhere",
     "cases": "cases",
 }
 """Sampling to what tables call it, in their order."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.methods.comparison import MeanSpread, Verdict, paired_verdict
+from tests.bench.methods.methods import SAMPLING_TITLES
 from tests.bench.methods.results import RunKey
 
 __all__ = ["ORDERINGS", "CheckedOrdering", "Ordering", "Score", "checked", "score_of"]
@@ -21,13 +22,13 @@ class Score:
 
     Attributes:
         method: One of METHODS.
-        sampling: One of SAMPLINGS.
+        sampling: One of SAMPLINGS; '' where any will do, as long as both sides have the same.
         decoding: 'threshold' or 'argmax'.
         target: 'mean' Dice of all classes, or a class.
     """
 
     method: str
-    sampling: str = "multitalent"
+    sampling: str = ""
     decoding: str = "threshold"
     target: str = MEAN
 
@@ -57,12 +58,14 @@ class CheckedOrdering:
 
     Attributes:
         ordering: The ordering.
+        sampling: The sampling of both sides; '' where the ordering compares samplings, or nothing was measured.
         difference: Paired differences of Dice.
         error: Standard error of their mean.
         verdict: What follows.
     """
 
     ordering: Ordering
+    sampling: str
     difference: MeanSpread
     error: float
     verdict: Verdict
@@ -170,18 +173,25 @@ def score_of(result: Mapping[str, Any], decoding: str, target: str) -> float:
 
 
 def checked(results: Mapping[RunKey, Mapping[str, Any]]) -> list[CheckedOrdering]:
-    """All orderings, compared on the seeds that both sides have.
+    """All orderings, compared on the seeds that both sides have; one entry for each sampling that both sides have.
 
     Args:
         results: Finished trainings of one collection.
     """
 
-    def by_seed(score: Score) -> dict[int, float]:
+    def by_seed(score: Score, sampling: str) -> dict[int, float]:
         found = {
             key.seed: score_of(result, score.decoding, score.target)
             for key, result in results.items()
-            if (key.method, key.sampling) == (score.method, score.sampling)
+            if (key.method, key.sampling) == (score.method, score.sampling or sampling)
         }
         return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
-    return [CheckedOrdering(o, *paired_verdict(by_seed(o.better), by_seed(o.worse))) for o in ORDERINGS]
+    entries = []
+    for ordering in ORDERINGS:
+        better, worse = ordering.better, ordering.worse
+        shared = [s for s in SAMPLING_TITLES if by_seed(better, s).keys() & by_seed(worse, s).keys()]
+        for sampling in [""] if better.sampling or not shared else shared:
+            verdict = paired_verdict(by_seed(better, sampling), by_seed(worse, sampling))
+            entries.append(CheckedOrdering(ordering, sampling, *verdict))
+    return entries

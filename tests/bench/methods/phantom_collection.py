@@ -6,11 +6,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from nnunet_partial.phantoms.hard import HARD_ATOMS, HardPhantom, make_hard_phantom
+from nnunet_partial.phantoms.hard import HARD_ATOMS, TISSUES, HardPhantom, make_hard_phantom
 from tests.bench.methods.collection import Case, Collection, Protocol, label_model, normalised
 from tests.bench.methods.presets import Preset
 
-__all__ = ["CLASSES", "HELD_OUT", "SOURCES", "phantom_collection"]
+__all__ = ["CLASSES", "HELD_OUT", "SOURCES", "describe", "phantom_collection"]
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "liver": ("liver_tissue", "liver_tumour"),
@@ -54,6 +54,11 @@ SOURCES: dict[str, tuple[Protocol, int]] = {
 HELD_OUT = {"CT": 6, "MR": 2}
 _PROBES_PER_SOURCE = 1
 _EVERYTHING = {atom: (atom,) for atom in HARD_ATOMS[1:]}
+
+
+def describe() -> str:
+    """What the collection is made of: results of another make cannot be compared."""
+    return repr((SOURCES, HELD_OUT, _PROBES_PER_SOURCE, TISSUES))
 
 
 @lru_cache(maxsize=128)

@@ -80,14 +80,10 @@ def save_overlays(results: Results, collection: str, finished: Mapping[RunKey, M
     """
     paths = []
     for method in _SHOWN:
-        kept = [
-            key
-            for key in finished
-            if (key.method, key.sampling) == (method, "multitalent") and results.prediction_path(key).is_file()
-        ]
+        kept = [key for key in finished if key.method == method and results.prediction_path(key).is_file()]
         if not kept:
             continue
-        key = min(kept, key=lambda k: k.seed)
+        key = min(kept, key=lambda k: (list(SAMPLING_TITLES).index(k.sampling), k.seed))
         with np.load(results.prediction_path(key)) as saved:
             classes = [str(name) for name in saved["classes"]]
             path = results.folder / f"overlay_{collection}_{method}.png"
@@ -98,7 +94,7 @@ def save_overlays(results: Results, collection: str, finished: Mapping[RunKey, M
                 dict(zip(classes, saved["prediction"], strict=True)),
                 spacing_mm=tuple(float(mm) for mm in saved["spacing_mm"]),
                 window=_WINDOW,
-                title=f"{METHODS[method].title}, {saved['case']}, seed {key.seed}",
+                title=f"{METHODS[method].title}, {SAMPLING_TITLES[key.sampling]}, {saved['case']}, seed {key.seed}",
             )
         paths.append(path)
     return paths

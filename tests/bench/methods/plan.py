@@ -15,13 +15,13 @@ from tests.bench.methods.methods import METHODS
 from tests.bench.methods.presets import Preset
 from tests.bench.methods.real_collection import missing_files
 from tests.bench.methods.results import Results, RunKey
-from tests.bench.methods.run import Job, execute
+from tests.bench.methods.run import Job, execute, settings_of
 
 __all__ = ["execute_all", "planned"]
 
 _USUAL_SAMPLING = "multitalent"
 _SAMPLED_METHODS = ("shared", "ambiguity")
-_SAMPLINGS = ("multitalent", "uniform", "mdc", "cmd")
+_SAMPLINGS = ("multitalent", "uniform", "mdc", "cmd", "cmd_anywhere")
 
 
 def _refuse_unknown(what: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def execute_all(keys: Sequence[RunKey], preset: Preset, folder: Path, device: st
     if device == "cuda" and not torch.cuda.is_available():
         raise PartialError("no CUDA device was found; choose --device cpu")
     results = Results(folder)
-    open_keys = [key for key in keys if not results.is_finished(key, preset.settings())]
+    open_keys = [key for key in keys if not results.is_finished(key, settings_of(key.collection, preset))]
     first_seed = min((key.seed for key in keys), default=0)
     work = [Job(key, preset, folder, device, keeps_picture=key.seed == first_seed) for key in open_keys]
     print(f"{len(keys) - len(work)} trainings are finished, {len(work)} to go", file=sys.stderr)

@@ -39,7 +39,7 @@ class Preset:
     weight_decay: float = 1e-4
 
     def settings(self) -> dict[str, Any]:
-        """The fields as JSON holds them; results of other settings are not comparable."""
+        """The fields as JSON holds them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
@@ -49,12 +49,12 @@ PRESETS: dict[str, Preset] = {
         phantom_mm=5.0,
         phantom_patch=(24, 24, 24),
         real_mm=3.0,
-        real_patch=(48, 48, 8),
+        real_patch=(40, 40, 8),
         features=(8, 24, 48, 64),
         convolutions=1,
-        batch_size=4,
-        iterations=450,
-        learning_rate=1e-2,
+        batch_size=2,
+        iterations=900,
+        learning_rate=7e-3,
     ),
     "gpu": Preset(
         phantom_shape=(128, 96, 80),

@@ -22,13 +22,18 @@ from tests.bench.methods.collection import Case, Collection, Protocol, label_mod
 from tests.bench.methods.presets import Preset
 from tests.integration.real_ct import FLARE_VALUES, PROTOCOLS, SLABS, real_data_folder
 
-__all__ = ["missing_files", "real_collection"]
+__all__ = ["describe", "missing_files", "real_collection"]
 
 _ATOMS = ("background", *FLARE_VALUES)
 _FILES = ("abdomen_a/ct.nii.gz", "abdomen_a/labels_flare13_reader1.nii.gz", "spleen_8/ct.nii.gz")
 _EVERYTHING = Protocol("CT", {name: (name,) for name in FLARE_VALUES})
 _SPLEEN = Protocol("CT", {"spleen": ("spleen",)})
 _NOTHING = Protocol("CT", {})
+
+
+def describe() -> str:
+    """What the collection is made of: results of another make cannot be compared."""
+    return repr((PROTOCOLS, FLARE_VALUES, SLABS))
 
 
 def missing_files() -> list[Path]:

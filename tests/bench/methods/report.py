@@ -37,10 +37,10 @@ truth; mL a case, and share of the voxels that are not the class (‰), both ave
 """
 
 _RULE = """\
-Rule: the paired difference of each seed is taken (the seed fixes split, initial weights and draws of both).
-An ordering is reproduced where the mean difference exceeds twice its standard error, not reproduced where it lies as
-far below zero, and within noise in between. With three seeds, about one in five pairs of equal methods would be called
-different.
+Rule: the paired difference of each seed is taken (the seed fixes split, initial weights and draws of both); '±' is the
+standard error of its mean. An ordering is reproduced where the mean difference exceeds twice that error, not reproduced
+where it lies as far below zero, and within noise in between. With three seeds, about one in five pairs of equal methods
+would be called different. Where no sampling is named, the ordering compares samplings.
 """
 
 
@@ -132,7 +132,7 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 
 def _orderings(results: Mapping[RunKey, Mapping[str, Any]]) -> str:
-    titles = ["published ordering", "source", "published", "difference here", "± standard error", "seeds", "finding"]
+    titles = ["published ordering", "source", "published", "sampling", "difference here", "±", "seeds", "finding"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for entry in checked(results):
         measured = entry.difference.n > 0
@@ -140,6 +140,7 @@ def _orderings(results: Mapping[RunKey, Mapping[str, Any]]) -> str:
             entry.ordering.claim,
             entry.ordering.source,
             entry.ordering.published,
+            SAMPLING_TITLES.get(entry.sampling, ""),
             f"{entry.difference.mean:+.3f}" if measured else "",
             f"{entry.error:.3f}" if entry.error == entry.error else "",
             str(entry.difference.n),

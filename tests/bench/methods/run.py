@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,19 +18,32 @@ from nnunet_partial.atomic import atomic_path
 from nnunet_partial.evaluation import class_masks
 from nnunet_partial.labels import PartialLabels
 from nnunet_partial.training import Recipe
+from tests.bench.methods import phantom_collection, real_collection
 from tests.bench.methods.collection import Case, Collection
 from tests.bench.methods.methods import METHODS, Method
 from tests.bench.methods.network import logits_of, train
-from tests.bench.methods.phantom_collection import phantom_collection
 from tests.bench.methods.prediction import DECODINGS, ChannelLogits, class_masks_of
 from tests.bench.methods.presets import Preset
-from tests.bench.methods.real_collection import real_collection
 from tests.bench.methods.results import Results, RunKey
 from tests.bench.methods.scores import dice_of_case, false_positives, mean_dice
 
-__all__ = ["COLLECTIONS", "Job", "execute", "network_parts"]
+__all__ = ["Job", "execute", "network_parts", "settings_of"]
 
-COLLECTIONS = {"phantoms": phantom_collection, "real": real_collection}
+_COLLECTIONS = {
+    "phantoms": (phantom_collection.phantom_collection, phantom_collection.describe),
+    "real": (real_collection.real_collection, real_collection.describe),
+}
+
+
+def settings_of(collection: str, preset: Preset) -> dict[str, Any]:
+    """All that must agree between trainings that are compared: sizes, and a digest of what the collection is made of.
+
+    Args:
+        collection: Its name.
+        preset: Sizes.
+    """
+    make = hashlib.sha256(_COLLECTIONS[collection][1]().encode()).hexdigest()[:12]
+    return {**preset.settings(), "collection": make}
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class Job:
         preset: Sizes.
         folder: Output folder.
         device: 'cpu' or 'cuda'.
-        keeps_picture: Keeps the predicted masks of the first held-out case.
+        keeps_picture: Keeps the predicted masks of a held-out case, the middle one.
     """
 
     key: RunKey
@@ -112,7 +126,7 @@ def execute(job: Job) -> None:
     """
     torch.set_num_threads(1)
     key, device = job.key, torch.device(job.device)
-    method, collection = METHODS[key.method], COLLECTIONS[key.collection](key.seed, job.preset)
+    method, collection = METHODS[key.method], _COLLECTIONS[key.collection][0](key.seed, job.preset)
     start = time.perf_counter()
     trained = _train(job, method, collection, device)
     seconds = time.perf_counter() - start
@@ -134,14 +148,14 @@ def execute(job: Job) -> None:
         masks = predict(case)
         for decoding in DECODINGS:
             by_case[decoding][case.name] = dice_of_case(collection, case, masks[decoding])
-        if job.keeps_picture and number == 0:
+        if job.keeps_picture and number == len(collection.held_out) // 2:
             _save_picture(Results(job.folder).prediction_path(key), collection, case, masks[DECODINGS[0]])
     result = {
         "collection": key.collection,
         "method": key.method,
         "sampling": key.sampling,
         "seed": key.seed,
-        "settings": job.preset.settings(),
+        "settings": settings_of(key.collection, job.preset),
         "dice": {decoding: mean_dice(scores, collection.classes) for decoding, scores in by_case.items()},
         "dice_by_modality": _by_modality(collection, by_case[DECODINGS[0]]),
         "dice_by_case": _without_nan(by_case),
