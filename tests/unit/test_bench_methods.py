@@ -122,8 +122,14 @@ def test_plan_has_every_method_and_all_samplings_of_two():
     keys = planned(["phantoms"], None, None, [0, 1])
     assert {k.method for k in keys} == set(METHODS)
     for method in ("shared", "ambiguity"):
-        assert {k.sampling for k in keys if k.method == method} == {"multitalent", "uniform", "mdc", "cmd"}
-    assert {k.sampling for k in keys if k.method == "naive"} == {"multitalent"}
+        assert {k.sampling for k in keys if k.method == method} == {
+            "multitalent",
+            "uniform",
+            "mdc",
+            "cmd",
+            "cmd_anywhere",
+        }
+    assert {k.sampling for k in keys if k.method == "naive"} == {"cmd"}
     assert len(keys) == len(set(keys)) == 2 * (len(METHODS) + 6)
     # a seed is finished before the next begins
     assert [k.seed for k in keys] == sorted(k.seed for k in keys)

@@ -57,7 +57,12 @@ def test_sampling_is_chosen_by_name_and_keeps_the_share_of_unlabelled_cases(sett
 @pytest.mark.parametrize(
     ("trainer", "name", "text", "message"),
     [
-        ("PartialLabelTrainer", "sampling", "random", "expected one of multitalent, cases, uniform, cmd, cmd_anywhere, mdc"),
+        (
+            "PartialLabelTrainer",
+            "sampling",
+            "random",
+            "expected one of multitalent, cases, uniform, cmd, cmd_anywhere, mdc",
+        ),
         ("PartialLabelTrainer", "unlabelled_share", "1", "expected a share below 1"),
         ("PartialLabelTrainer", "slices", "axial", "only a loss with softmax heads"),
         ("PartialLabelTrainerAmbiguity", "slices", "oblique", "expected one of axial, coronal, sagittal"),

@@ -19,7 +19,7 @@ from tests.bench.methods.run import Job, execute, settings_of
 
 __all__ = ["execute_all", "planned"]
 
-_USUAL_SAMPLING = "multitalent"
+_USUAL_SAMPLING = "cmd"
 _SAMPLED_METHODS = ("shared", "ambiguity")
 _SAMPLINGS = ("multitalent", "uniform", "mdc", "cmd", "cmd_anywhere")
 
@@ -38,7 +38,7 @@ def planned(
     Args:
         collections: Names of collections; 'real' is left out, with a message, where its files are missing.
         methods: Names of methods; None for all.
-        samplings: Samplings of each of them; None for 1/√n, and for two of the methods all samplings.
+        samplings: Samplings of each of them; None for class→modality→source, and for two of the methods all samplings.
         seeds: Seeds.
 
     Raises:
