@@ -61,7 +61,7 @@ def save_plot(folder: Path, collection: str, results: Mapping[RunKey, Mapping[st
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(left, dice, colours, "mean Dice, held-out cases")
-    _draw(right, volumes, colours, "false positives of unannotated classes, mL a case")
+    _draw(right, volumes, colours, "false positives, mL a case")
     left.set_yticks(range(len(names)), names, fontsize=8)
     left.invert_yaxis()
     path = folder / f"methods_{collection}.png"
