@@ -70,6 +70,9 @@ class _SigmoidHeads:
 
     name = "sigmoid"
 
+    def __repr__(self) -> str:
+        return self.name
+
     def check(self, labels: PartialLabels) -> None:
         pass  # any label space will do
 
@@ -99,6 +102,9 @@ class _SoftmaxHeads:
     """One channel an atom, background first; a class is predicted where the likeliest atom belongs to it."""
 
     name = "softmax"
+
+    def __repr__(self) -> str:
+        return self.name
 
     def check(self, labels: PartialLabels) -> None:
         if len(labels.space.axes) > 1:
