@@ -83,22 +83,29 @@ def predict_ensemble(
         c for c, t in targets.items() if not all(p.is_file() for p in (t, *(f / t.name for f in alone.values())))
     ]
     if pending:
-        for name in labels.class_names:
-            ensemble.run(
-                name,
-                *("nnUNetv2_predict", "-i", images, "-o", work / class_folder(name), "-d", ensemble.dataset),
-                *("-c", ensemble.configuration, "-f", *folds, "-tr", ensemble.trainer, "-p", ensemble.plans),
-                *("-device", ensemble.device, "--save_probabilities", "--continue_prediction"),
-                *([] if mirroring else ["--disable_tta"]),
-                log=work / f"{class_folder(name)}.log",
-                console=console,
-            )
+        _predict_classes(ensemble, images, work, folds, mirroring=mirroring, console=console)
         writer = _label_map_writer(ensemble)
         for case in pending:
             _combine_case(labels.space, work, case, targets[case], writer=writer, alone=alone)
     if not keep_probabilities:
         shutil.rmtree(work, ignore_errors=True)
     return list(targets.values())
+
+
+def _predict_classes(
+    ensemble: Ensemble, images: Path, work: Path, folds: Sequence[str], *, mirroring: bool, console: Console
+) -> None:
+    """Probabilities of one class after the other, by stock nnUNetv2_predict."""
+    for name in ensemble.labels.class_names:
+        ensemble.run(
+            name,
+            *("nnUNetv2_predict", "-i", images, "-o", work / class_folder(name), "-d", ensemble.dataset),
+            *("-c", ensemble.configuration, "-f", *folds, "-tr", ensemble.trainer, "-p", ensemble.plans),
+            *("-device", ensemble.device, "--save_probabilities", "--continue_prediction"),
+            *([] if mirroring else ["--disable_tta"]),
+            log=work / f"{class_folder(name)}.log",
+            console=console,
+        )
 
 
 def _combine_case(

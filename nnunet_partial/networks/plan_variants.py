@@ -18,6 +18,7 @@ _LINKS = ("inherits_from", "previous_stage", "next_stage")
 _AXIS_BY_AXIS = ("strides", "kernel_sizes")
 _BY_STAGE = ("kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage")
 _Number = TypeVar("_Number", int, float)
+_Value = TypeVar("_Value")
 
 
 class Change(NamedTuple):
@@ -78,20 +79,19 @@ def plan_variant(
         settings["architecture"] = _transposed(chosen.architecture, order)
     if features is not None:
         _set_features(settings["architecture"], features)
-    patch_size = chosen.patch_size if patch_size is None else patch_size
+    patch_size, spacing = _first(patch_size, chosen.patch_size), _first(spacing, chosen.spacing)
     if patch_size is not None:
         _set_patch_size(settings, _in_order("patch size", patch_size, order))
-    spacing = chosen.spacing if spacing is None else spacing
     if spacing is not None:
         _set_spacing(settings, _in_order("spacing", spacing, order))
-    batch_size = chosen.batch_size if batch_size is None else batch_size
-    if batch_size is not None:
-        settings["batch_size"] = batch_size
+    settings["batch_size"] = _first(batch_size, chosen.batch_size, settings["batch_size"])
     _check_sizes(settings, chosen)
-    result = deepcopy(dict(plans))
-    result["plans_name"] = name
-    result["configurations"] = {configuration: settings}
-    return result
+    return {**deepcopy(dict(plans)), "plans_name": name, "configurations": {configuration: settings}}
+
+
+def _first(*values: _Value | None) -> _Value | None:
+    """The first value that is given."""
+    return next((value for value in values if value is not None), None)
 
 
 def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

@@ -5,26 +5,4 @@ then forgets the modules again. Classes defined in them could not be pickled and
 this folder holds nothing but re-exports from the installed package.
 """
 
-from nnunet_partial.trainers import (
-    PartialLabelTrainer,
-    PartialLabelTrainerAmbiguity,
-    PartialLabelTrainerFineTune,
-    PartialLabelTrainerImplicit,
-    PartialLabelTrainerLeafDice,
-    PartialLabelTrainerMarginal,
-    PartialLabelTrainerMultiTalent,
-    PartialLabelTrainerNaive,
-    PartialLabelTrainerSelected,
-)
-
-__all__ = [
-    "PartialLabelTrainer",
-    "PartialLabelTrainerAmbiguity",
-    "PartialLabelTrainerFineTune",
-    "PartialLabelTrainerImplicit",
-    "PartialLabelTrainerLeafDice",
-    "PartialLabelTrainerMarginal",
-    "PartialLabelTrainerMultiTalent",
-    "PartialLabelTrainerNaive",
-    "PartialLabelTrainerSelected",
-]
+from nnunet_partial.trainers import *  # noqa: F403 - all trainers, by name
