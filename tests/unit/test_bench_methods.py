@@ -130,7 +130,7 @@ def test_plan_has_every_method_and_all_samplings_of_two():
             "cmd_anywhere",
         }
     assert {k.sampling for k in keys if k.method == "naive"} == {"cmd"}
-    assert len(keys) == len(set(keys)) == 2 * (len(METHODS) + 6)
+    assert len(keys) == len(set(keys)) == 2 * (len(METHODS) + 8)
     # a seed is finished before the next begins
     assert [k.seed for k in keys] == sorted(k.seed for k in keys)
 
