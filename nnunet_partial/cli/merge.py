@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--images",
         choices=("link", "reference", "copy"),
         default="link",
-        help="symbolic links to the images (default), their paths in dataset.json, or copies",
+        help="symbolic links to the images (default), their paths in dataset.json, or copies; where the merge file "
+        "declares a normalisation, normalised images are written instead",
     )
     add_processes(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was merged differently")

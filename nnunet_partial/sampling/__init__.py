@@ -2,7 +2,7 @@
 
 from nnunet_partial.sampling.case_sampling import UNIFORM, CaseSampling
 from nnunet_partial.sampling.class_values import class_values
-from nnunet_partial.sampling.draws import ANYWHERE, Draws, Sampling
+from nnunet_partial.sampling.draws import ANYWHERE, Draws
 from nnunet_partial.sampling.frequency_log import FrequencyLog
 from nnunet_partial.sampling.hierarchical import HierarchicalSampling
 from nnunet_partial.sampling.loader import PartialDataLoader, make_reproducible
@@ -33,3 +33,6 @@ __all__ = [
     "make_reproducible",
     "vanished",
 ]
+
+Sampling = CaseSampling | HierarchicalSampling
+"""A rule by which patches are drawn."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels import PartialLabels
-from nnunet_partial.sampling.voxel_counts import VoxelCounts
 
-__all__ = ["ANYWHERE", "NO_CLASS", "Draws", "Level", "Sampling", "informative_cases"]
+__all__ = ["ANYWHERE", "NO_CLASS", "Draws", "Level", "informative_cases"]
 
 ANYWHERE = "anywhere"
 NO_CLASS = -1
@@ -139,26 +138,6 @@ class Draws:
             rows = np.flatnonzero(chosen if chosen.any() else everything)
             table[centred] = (rows, np.cumsum(self.probability[rows]))
         return table
-
-
-class Sampling(Protocol):
-    """A rule by which patches are drawn."""
-
-    def draws(
-        self, cases: Sequence[str], labels: PartialLabels, counts: VoxelCounts, batch_size: int | None = None
-    ) -> Draws:
-        """The distribution of the next patch.
-
-        Args:
-            cases: The cases of the fold.
-            labels: The label model.
-            counts: Voxels of every label value in these cases.
-            batch_size: Patches a batch, over all ranks; for rules that share out the places of a batch.
-
-        Raises:
-            LabelError: There is nothing to draw.
-        """
-        ...
 
 
 def informative_cases(cases: Sequence[str], labels: PartialLabels) -> npt.NDArray[np.bool_]:

@@ -61,7 +61,7 @@ class HierarchicalSampling:
             cases: The cases of the fold.
             labels: The label model.
             counts: Voxels of every label value in these cases.
-            batch_size: Not needed: every patch of a labelled case is centred on a class.
+            batch_size: Not needed: no share is rounded to places of a batch.
 
         Raises:
             LabelError: Nothing is annotated in any of the cases, or no class has a voxel in them.

@@ -17,9 +17,15 @@ __all__ = ["SIGMOID", "SOFTMAX", "Heads", "known_states"]
 
 
 class Heads(Protocol):
-    """One way to use the channels of a network."""
+    """One way to use the channels of a network.
+
+    Attributes:
+        name: Its name.
+        units: What the channels stand for, 'Classes' or 'Atoms'.
+    """
 
     name: str
+    units: str
 
     def check(self, labels: PartialLabels) -> None:
         """Raises LabelError where a label space does not fit these heads."""
@@ -68,7 +74,7 @@ def known_states(labels: PartialLabels, implied_negatives: bool) -> npt.NDArray[
 class _SigmoidHeads:
     """One channel a class; classes may overlap."""
 
-    name = "sigmoid"
+    name, units = "sigmoid", "Classes"
 
     def __repr__(self) -> str:
         return self.name
@@ -101,7 +107,7 @@ class _SigmoidHeads:
 class _SoftmaxHeads:
     """One channel an atom, background first; a class is predicted where the likeliest atom belongs to it."""
 
-    name = "softmax"
+    name, units = "softmax", "Atoms"
 
     def __repr__(self) -> str:
         return self.name

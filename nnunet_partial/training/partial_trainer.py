@@ -25,7 +25,7 @@ from nnunet_partial.networks import segmentation_heads, supports_deep_supervisio
 from nnunet_partial.sampling import PartialDataLoader, make_reproducible
 from nnunet_partial.training.final_validation import validate
 from nnunet_partial.training.head_prior import set_head_prior
-from nnunet_partial.training.heads import SIGMOID, known_states
+from nnunet_partial.training.heads import known_states
 from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
 from nnunet_partial.training.patch_sources import PatchSources
 from nnunet_partial.training.recipe import SLICES, Recipe
@@ -99,7 +99,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.save_every = schedule.save_every
         self.enable_deep_supervision = supports_deep_supervision(self.configuration_manager.network_arch_class_name)
         self.print_to_log_file(f"Recipe: {self.method}", add_timestamp=False)
-        units = "Classes" if self.method.heads is SIGMOID else "Atoms"
+        units = self.method.heads.units
         self.print_to_log_file(f"{units}, in channel order: {', '.join(self.channel_names)}", add_timestamp=False)
 
     def initialize(self) -> None:

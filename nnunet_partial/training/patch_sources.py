@@ -23,7 +23,6 @@ from nnunet_partial.sampling import (
     describe_missing,
     vanished,
 )
-from nnunet_partial.training.heads import SIGMOID
 
 if TYPE_CHECKING:
     from nnunet_partial.training.partial_trainer import PartialTrainer
@@ -107,7 +106,7 @@ class PatchSources:
     def _drawable(self, cases: Sequence[str]) -> list[str]:
         """The cases, without those that are labelled in a way that this training does not use."""
         trainer = self._trainer
-        if trainer.method.heads is not SIGMOID or trainer.method.implied_negatives:
+        if trainer.method.implied_negatives:
             return list(cases)
         labels = trainer.partial_labels
         used = (trainer.loss_table != UNKNOWN).any((1, 2))

@@ -9,15 +9,12 @@ from torch import nn
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.labels import PartialLabels, with_classes
-from nnunet_partial.sampling import UNIFORM, CaseSampling, HierarchicalSampling
+from nnunet_partial.sampling import UNIFORM, CaseSampling, HierarchicalSampling, Sampling
 from nnunet_partial.training.heads import SIGMOID, Heads
 from nnunet_partial.training.schedule import Schedule
 from nnunet_partial.training.settings import read_setting, refuse_unknown_settings
 
-__all__ = ["SAMPLINGS", "SETTINGS", "SLICES", "Recipe", "Sampling", "unchanged"]
-
-Sampling = CaseSampling | HierarchicalSampling
-"""How the next patch is drawn."""
+__all__ = ["SAMPLINGS", "SETTINGS", "SLICES", "Recipe", "unchanged"]
 
 SAMPLINGS: dict[str, Sampling] = {
     "multitalent": CaseSampling(power=0.5),

@@ -23,8 +23,9 @@ from nnunet_partial.trainers import (
 )
 
 from nnunet_partial.losses import AmbiguityAwareLoss, SelectedPartialLoss
+from nnunet_partial.sampling import Sampling
 from nnunet_partial.training import SIGMOID, Recipe
-from nnunet_partial.training.recipe import SAMPLINGS, Sampling
+from nnunet_partial.training.recipe import SAMPLINGS
 
 __all__ = ["METHODS", "SAMPLING_TITLES", "Method"]
 
