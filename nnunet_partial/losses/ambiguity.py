@@ -9,8 +9,6 @@ from nnunet_partial.losses.atom_sums import AtomSums, atom_sums
 
 __all__ = ["AmbiguityAwareLoss", "merged_dice"]
 
-_SMOOTHING = 1.0  # epsilon of equation 2
-
 
 class AmbiguityAwareLoss(nn.Module):
     r"""Focal cross-entropy and Dice over what a voxel could be, and the entropy of what it is predicted to be.
@@ -40,6 +38,9 @@ class AmbiguityAwareLoss(nn.Module):
         entropy_weight: Weight of the entropy of samples with annotated voxels.
         entropy_weight_unannotated: Weight of the entropy of samples without.
         slice_axis: Spatial axis along which slices were annotated; None for volumes.
+        smoothing: Of the Dice, above 0. The paper's 1 is the size of a small structure in a small patch: where such
+            a structure is annotated and absent, every bit of its probability costs Dice, and the structure may never
+            be learned. The paper's code leaves absent structures out; a small smoothing has the same effect.
     """
 
     def __init__(
@@ -48,12 +49,16 @@ class AmbiguityAwareLoss(nn.Module):
         entropy_weight: float = 1.0,
         entropy_weight_unannotated: float = 3.0,
         slice_axis: int | None = None,
+        smoothing: float = 1.0,
     ) -> None:
         super().__init__()
+        if not smoothing > 0:
+            raise ValueError(f"smoothing: expected a number above 0, got {smoothing}")
         self.gamma = gamma
         self.entropy_weight = entropy_weight
         self.entropy_weight_unannotated = entropy_weight_unannotated
         self.slice_axis = slice_axis
+        self.smoothing = smoothing
 
     def forward(self, logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
         """Computes the loss.
@@ -73,18 +78,18 @@ class AmbiguityAwareLoss(nn.Module):
             sums = atom_sums(logits, labels, possible, gamma=self.gamma, slice_axis=self.slice_axis)
             voxels = sums.counts.sum(-1)
             annotated = sums.counts[..., 1:].sum(-1) > 0
-            regions = (sums.focal / voxels + merged_dice(sums)) * annotated
+            regions = (sums.focal / voxels + merged_dice(sums, self.smoothing)) * annotated
             weight = torch.where(annotated.any(1), self.entropy_weight, self.entropy_weight_unannotated)
             samples = regions.sum(1) / annotated.sum(1).clamp_min(1) + weight * sums.entropy / voxels.sum(1)
             return samples.mean()
 
 
-def merged_dice(sums: AtomSums) -> Tensor:
+def merged_dice(sums: AtomSums, smoothing: float) -> Tensor:
     r"""Dice loss of each region over groups of atoms that its annotation tells apart.
 
     .. math::
-        1 - \frac{1}{|G|} \sum_{g \in G} \frac{2 \sum_{i: S_i \subseteq g} P_i(g) + 1}
-            {\sum_i P_i(g) + \sum_{i: S_i \subseteq g} 1 + 1}
+        1 - \frac{1}{|G|} \sum_{g \in G} \frac{2 \sum_{i: S_i \subseteq g} P_i(g) + \epsilon}
+            {\sum_i P_i(g) + \sum_{i: S_i \subseteq g} 1 + \epsilon}
 
     with S the label set of a voxel and P(g) the predicted probability of a group: the sum over its atoms. Voxels of
     which nothing is known do not count. This is equation 2 of Chen et al.: where M structures are annotated, the
@@ -97,6 +102,7 @@ def merged_dice(sums: AtomSums) -> Tensor:
 
     Args:
         sums: Sums over atoms with any regions.
+        smoothing: The epsilon, above 0.
 
     Returns:
         (B, R); 0 where G is empty.
@@ -115,5 +121,5 @@ def merged_dice(sums: AtomSums) -> Tensor:
     groups = told & ~(covered | ~sums.sets[:, None]).all(-1)
     mass = (sums.mass @ sets.mT[:, None]) * informative[:, None, :, None]
     overlap = (mass * contained[:, None]).sum(2)
-    dice = (2 * overlap + _SMOOTHING) / (mass.sum(2) + counts @ contained + _SMOOTHING)
+    dice = (2 * overlap + smoothing) / (mass.sum(2) + counts @ contained + smoothing)
     return ((1 - dice) * groups).sum(-1) / groups.sum(-1).clamp_min(1)

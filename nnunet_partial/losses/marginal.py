@@ -10,6 +10,7 @@ from nnunet_partial.losses.atom_sums import AtomSums, atom_sums
 
 __all__ = ["MarginalExclusionLoss"]
 
+_SMOOTHING = 1e-5
 _SMALLEST_DENOMINATOR = 1e-7  # of atoms that no voxel excludes, which do not count
 
 
@@ -36,9 +37,10 @@ class MarginalExclusionLoss(nn.Module):
     over ranks. A sample in which nothing is known adds 0.
 
     Source: Shi et al., 'Marginal loss and exclusion loss for partially supervised multi-organ segmentation', Medical
-    Image Analysis 70, 2021, 101979. Our choices: the groups of the Dice and its smoothing by 1, as in `merged_dice`,
-    so that a structure that is annotated but absent still counts; means and not sums over groups and atoms; voxels of
-    which nothing is known (outside the image, or not annotated) count in N only, also in the sum of p.
+    Image Analysis 70, 2021, 101979. Our choices: the groups of the Dice, those of `merged_dice`, and its smoothing,
+    that of nnU-Net, so that a structure that is annotated and absent is left to the cross-entropy; means and not sums
+    over groups and atoms; voxels of which nothing is known (outside the image, or not annotated) count in N only, also
+    in the sum of p.
 
     Args:
         exclusion_weight: Weight w of the exclusion part; 0 for the marginal loss alone.
@@ -66,7 +68,7 @@ class MarginalExclusionLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             sums = atom_sums(logits, labels, possible, gamma=0, log_mass=exclusion)
             voxels = sums.counts.sum(-1)
-            samples = (sums.focal / voxels + merged_dice(sums))[:, 0]
+            samples = (sums.focal / voxels + merged_dice(sums, _SMOOTHING))[:, 0]
             if exclusion:
                 samples = samples + self.exclusion_weight * _exclusion(sums)
             return samples.mean()

@@ -31,7 +31,13 @@ def groups_of(case_sets: set[frozenset[int]], region_sets: set[frozenset[int]]) 
     return [g for g in told if frozenset().union(*(h for h in told if h < g)) != g]
 
 
-def by_loops(gamma: float = 2.0, weight: float = 1.0, unannotated: float = 3.0, slice_axis: int | None = None):
+def by_loops(
+    gamma: float = 2.0,
+    weight: float = 1.0,
+    unannotated: float = 3.0,
+    slice_axis: int | None = None,
+    smoothing: float = 1.0,
+):
     """The loss voxel by voxel; autograd gives its gradient."""
 
     def region_loss(p: torch.Tensor, known: dict, size: int, case_sets: set[frozenset[int]]) -> torch.Tensor:
@@ -48,7 +54,7 @@ def by_loops(gamma: float = 2.0, weight: float = 1.0, unannotated: float = 3.0, 
                     tp, fn = tp + predicted, fn + 1 - predicted
                 else:
                     fp = fp + predicted
-            total = total + (1 - (2 * tp + 1) / (2 * tp + fp + fn + 1)) / len(groups)
+            total = total + (1 - (2 * tp + smoothing) / (2 * tp + fp + fn + smoothing)) / len(groups)
         return total
 
     def loss(logits: torch.Tensor, labels: torch.Tensor, possible: torch.Tensor) -> torch.Tensor:
@@ -84,6 +90,19 @@ def test_equals_loops(seed: int, shape: tuple[int, ...], slice_axis: int | None)
 def test_other_weights_equal_loops(gamma: float) -> None:
     loss = AmbiguityAwareLoss(gamma=gamma, entropy_weight=0.5, entropy_weight_unannotated=2.0)
     assert_equals(loss, by_loops(gamma, 0.5, 2.0), random_batch(3))
+
+
+@pytest.mark.parametrize("slice_axis", [None, 0])
+@pytest.mark.parametrize("smoothing", [1e-5, 0.1, 20.0])
+def test_other_smoothing_equals_loops(smoothing: float, slice_axis: int | None) -> None:
+    loss = AmbiguityAwareLoss(slice_axis=slice_axis, smoothing=smoothing)
+    assert_equals(loss, by_loops(slice_axis=slice_axis, smoothing=smoothing), random_batch(4))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, -1.0, math.nan])
+def test_smoothing_must_be_above_zero(smoothing: float) -> None:
+    with pytest.raises(ValueError, match="smoothing: expected a number above 0"):
+        AmbiguityAwareLoss(smoothing=smoothing)
 
 
 def dice_loss(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:

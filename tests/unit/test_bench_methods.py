@@ -129,8 +129,9 @@ def test_plan_has_every_method_and_all_samplings_of_two():
             "cmd",
             "cmd_anywhere",
         }
-    assert {k.sampling for k in keys if k.method == "naive"} == {"cmd"}
-    assert len(keys) == len(set(keys)) == 2 * (len(METHODS) + 8)
+    assert {k.sampling for k in keys if k.method == "naive"} == {"cmd_anywhere"}
+    assert {k.sampling for k in keys if k.method == "implicit"} == {"cmd_anywhere", "uniform"}
+    assert len(keys) == len(set(keys)) == 2 * (len(METHODS) + 8 + 2)
     # a seed is finished before the next begins
     assert [k.seed for k in keys] == sorted(k.seed for k in keys)
 

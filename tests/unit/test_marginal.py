@@ -39,7 +39,7 @@ def marginal_by_loops(p: torch.Tensor, sets: dict, case_sets: set[frozenset[int]
             predicted = p[(sorted(g), *place)].sum()
             overlap = overlap + predicted * (s <= g)
             size_of_both = size_of_both + predicted + (s <= g)
-        total = total + (1 - (2 * overlap + 1) / (size_of_both + 1)) / len(groups)
+        total = total + (1 - (2 * overlap + 1e-5) / (size_of_both + 1e-5)) / len(groups)
     return total
 
 
@@ -81,7 +81,7 @@ def test_equals_loops(seed: int, shape: tuple[int, ...], weight: float) -> None:
 
 
 def dice_loss(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    dice = [(2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1) for p, y in pairs]
+    dice = [(2 * (p * y).sum() + 1e-5) / (p.sum() + y.sum() + 1e-5) for p, y in pairs]
     return 1 - torch.stack(dice).mean()
 
 

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--sampling",
         nargs="+",
         metavar="NAME",
-        help="samplings of these methods (default: cmd for all methods, and every sampling for shared and ambiguity)",
+        help="samplings of these methods (default: cmd_anywhere; all of them for shared and ambiguity)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="seeds (default: 0 1 2)")
     parser.add_argument("--iterations", type=int, help="iterations a training (default: the preset's)")

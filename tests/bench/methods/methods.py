@@ -22,7 +22,7 @@ from nnunet_partial.trainers import (
     PartialLabelTrainerSelected,
 )
 
-from nnunet_partial.losses import AmbiguityAwareLoss, SelectedPartialLoss
+from nnunet_partial.losses import SelectedPartialLoss
 from nnunet_partial.sampling import Sampling
 from nnunet_partial.training import SIGMOID, Recipe
 from nnunet_partial.training.recipe import SAMPLINGS
@@ -47,7 +47,8 @@ class Method:
     Attributes:
         title: What tables call it.
         recipe: What is trained.
-        networks: One network for all, one a 'class' (of the cases that annotate it), or one a 'source'.
+        networks: One network for all, one a 'class' (of the cases that annotate it), or one a 'source'. Several
+            networks share the iterations: what is compared costs the same.
         fully_labelled: Trained with the labels that the others do not see: an upper bound.
     """
 
@@ -74,9 +75,11 @@ _AMBIGUITY = PartialLabelTrainerAmbiguity.recipe
 # without entropy nothing is learned from an unlabelled case, so none is drawn
 _WITHOUT_ENTROPY = replace(
     _AMBIGUITY,
-    loss=partial(AmbiguityAwareLoss, entropy_weight=0.0, entropy_weight_unannotated=0.0),
+    loss=partial(_AMBIGUITY.loss, entropy_weight=0.0, entropy_weight_unannotated=0.0),
     sampling=replace(_AMBIGUITY.sampling, unlabelled_share=0.0),
 )
+
+_PAPERS_SMOOTHING = replace(_AMBIGUITY, loss=partial(_AMBIGUITY.loss, smoothing=1.0))
 
 METHODS: dict[str, Method] = {
     "naive": Method("naive (unlabelled is background)", PartialLabelTrainerNaive.recipe),
@@ -95,6 +98,7 @@ METHODS: dict[str, Method] = {
     "leaf_dice": Method("leaf-Dice", PartialLabelTrainerLeafDice.recipe),
     "ambiguity": Method("ambiguity-aware losses", _AMBIGUITY),
     "ambiguity_no_entropy": Method("ambiguity-aware losses, no entropy", _WITHOUT_ENTROPY),
+    "ambiguity_smoothing": Method("ambiguity-aware losses, Dice smoothing 1", _PAPERS_SMOOTHING),
     "full_sigmoid": Method("fully labelled, sigmoid", _DEFAULT, fully_labelled=True),
     "full_softmax": Method("fully labelled, softmax", _AMBIGUITY, fully_labelled=True),
 }

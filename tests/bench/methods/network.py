@@ -81,7 +81,7 @@ def train(
     seed: int,
     device: torch.device,
 ) -> nn.Module:
-    """Trains one network.
+    """Trains one network, its convolutions in bfloat16 and its loss in float32.
 
     Args:
         recipe: Loss, heads and sampling.
@@ -99,7 +99,7 @@ def train(
     network = make_network(len(recipe.heads.channels(labels)), patch, preset)
     if recipe.head_prior is not None:
         set_head_prior(network, recipe.head_prior)
-    network.to(device)
+    network.to(device, memory_format=torch.channels_last_3d)
     table = recipe.heads.table(labels, recipe.implied_negatives)
     loss = _loss(recipe, labels, cases, table).to(device)
     stream = PatchStream(cases, labels, recipe.sampling, patch, seed)
@@ -108,7 +108,9 @@ def train(
     for _ in range(preset.iterations):
         batch = stream.batch(preset.batch_size)
         rows = torch.from_numpy(table[[labels.row_of(name) for name in batch.cases]])
-        value: Tensor = loss(network(batch.images.to(device)), batch.labels.to(device), rows)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = network(batch.images.to(device, memory_format=torch.channels_last_3d))
+        value: Tensor = loss(logits, batch.labels.to(device), rows)
         optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)

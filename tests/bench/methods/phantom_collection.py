@@ -1,4 +1,4 @@
-"""The collection of hard phantoms: seven partly labelled sources of unequal size, and one without labels."""
+"""The collection of hard phantoms: eight partly labelled sources of unequal size, and one without labels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 
 SOURCES: dict[str, tuple[Protocol, int]] = {
-    "tumours": (Protocol("CT", {"liver": ("liver_tissue",), "tumour": ("liver_tumour",)}), 8),
-    "spleens": (Protocol("CT", {"spleen": ("spleen",)}), 8),
-    "kidneys": (Protocol("CT", {"kidney": ("kidney_left", "kidney_right")}), 6),
+    "tumours": (Protocol("CT", {"liver": ("liver_tissue",), "tumour": ("liver_tumour",)}), 16),
+    "spleens": (Protocol("CT", {"spleen": ("spleen",)}), 16),
+    "kidneys": (Protocol("CT", {"kidney": ("kidney_left", "kidney_right")}), 12),
     "organs": (
         Protocol(
             "CT",
@@ -31,10 +31,10 @@ SOURCES: dict[str, tuple[Protocol, int]] = {
                 "right": ("kidney_right",),
             },
         ),
-        3,
+        6,
     ),
-    "pancreases": (Protocol("CT", {"pancreas": ("pancreas",)}, every_slice=2), 8),
-    "adrenals": (Protocol("CT", {"adrenal": ("adrenal",)}), 4),
+    "pancreases": (Protocol("CT", {"pancreas": ("pancreas",)}, every_slice=2), 16),
+    "adrenals": (Protocol("CT", {"adrenal": ("adrenal",)}), 12),
     "resonance": (
         Protocol(
             "MR",
@@ -45,9 +45,13 @@ SOURCES: dict[str, tuple[Protocol, int]] = {
                 "right": ("kidney_right",),
             },
         ),
-        6,
+        12,
     ),
-    "scans": (Protocol("CT", {}), 6),
+    "glands": (
+        Protocol("MR", {"tumour": ("liver_tumour",), "pancreas": ("pancreas",), "adrenal": ("adrenal",)}),
+        12,
+    ),
+    "scans": (Protocol("CT", {}), 12),
 }
 """Source to what it annotates and to its number of cases."""
 
@@ -61,7 +65,7 @@ def describe() -> str:
     return repr((SOURCES, HELD_OUT, _PROBES_PER_SOURCE, TISSUES))
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _phantom(patient: int, modality: str, preset: Preset) -> HardPhantom:
     spacing_mm = (preset.phantom_mm,) * 3
     return make_hard_phantom(patient, shape=preset.phantom_shape, spacing_mm=spacing_mm, modality=modality)

@@ -19,8 +19,10 @@ from tests.bench.methods.run import Job, execute, settings_of
 
 __all__ = ["execute_all", "planned"]
 
-_USUAL_SAMPLING = "cmd"
+_USUAL_SAMPLING = "cmd_anywhere"
 _SAMPLED_METHODS = ("shared", "ambiguity")
+# positive weights are counted in whole volumes: they fit patches that lie anywhere
+_OTHER_PAIRS = (("implicit", "uniform"), ("implicit_masked", "uniform"))
 _SAMPLINGS = ("multitalent", "uniform", "mdc", "cmd", "cmd_anywhere")
 
 
@@ -38,7 +40,7 @@ def planned(
     Args:
         collections: Names of collections; 'real' is left out, with a message, where its files are missing.
         methods: Names of methods; None for all.
-        samplings: Samplings of each of them; None for class→modality→source, and for two of the methods all samplings.
+        samplings: Samplings of each of them; None for the default trainer's, and more of some methods.
         seeds: Seeds.
 
     Raises:
@@ -52,6 +54,7 @@ def planned(
         for method in chosen
         for sampling in samplings or (_SAMPLINGS if method in _SAMPLED_METHODS else (_USUAL_SAMPLING,))
     ]
+    pairs += [pair for pair in _OTHER_PAIRS if samplings is None and pair[0] in chosen]
     used = list(collections)
     if "real" in used and (missing := missing_files()):
         print(f"collection 'real' is skipped: no file {missing[0]}; set NNUNET_PARTIAL_REAL_DATA", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Sizes of a benchmark: 'cpu' for one core in under a minute a training, 'gpu' for a network of nnU-Net's kind."""
+"""Sizes of a benchmark: 'cpu' for minutes of one core a training, 'gpu' for a network of nnU-Net's kind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Preset:
         features: Channels of the network, stage by stage.
         convolutions: Convolutions in a stage.
         batch_size: Patches in an iteration.
-        iterations: Length of a training.
+        iterations: Length of a training, of all its networks together.
         learning_rate: Of AdamW at the start; then polynomial decay with power 0.9, as nnU-Net's.
         weight_decay: Of AdamW.
     """
@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
         features=(8, 24, 48, 64),
         convolutions=1,
         batch_size=2,
-        iterations=900,
+        iterations=4000,
         learning_rate=7e-3,
     ),
     "gpu": Preset(

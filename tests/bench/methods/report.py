@@ -18,7 +18,7 @@ from tests.bench.methods.results import Results, RunKey
 __all__ = ["Row", "table_rows", "write_report"]
 
 _ABOUT = {
-    "phantoms": "Hard phantoms: seven partly labelled sources of unequal size and one without labels. The held-out "
+    "phantoms": "Hard phantoms: eight partly labelled sources of unequal size and one without labels. The held-out "
     "cases are other patients, with everything labelled.",
     "real": "Slabs of one patient's CT with different protocols, and three further patients. Scored on the classes "
     "that were hidden in each slab: this shows how partial labels come together, and says nothing about other "

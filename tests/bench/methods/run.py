@@ -109,11 +109,13 @@ def _train(job: Job, method: Method, collection: Collection, device: torch.devic
     declared, cases = _cases(method, collection)
     recipe = method.recipe_with(job.key.sampling)
     trained = []
-    for classes, own in network_parts(method.networks, declared, cases):
+    parts = list(network_parts(method.networks, declared, cases))
+    preset = replace(job.preset, iterations=max(1, job.preset.iterations // len(parts)))
+    for classes, own in parts:
         part = replace(recipe, classes=classes)
         labels = part.train_labels(declared)
         part.heads.check(labels)
-        network = train(part, labels, own, collection.patch, job.preset, job.key.seed, device)
+        network = train(part, labels, own, collection.patch, preset, job.key.seed, device)
         trained.append(_Trained(network, part, labels))
     return trained
 
