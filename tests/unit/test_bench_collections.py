@@ -111,6 +111,25 @@ def test_probability_of_a_class_is_the_mean_over_its_channels():
         class_masks_of([second], labels)
 
 
+def test_channels_trained_on_the_images_modality_come_first():
+    protocols = {"livers": LIVERS, "resonance": replace(LIVERS, modality="MR")}
+    labels = label_model(ATOMS[:2], {"liver": ("liver",)}, protocols, {"a": "livers", "b": "resonance"})
+    recipe = METHODS["shared"].recipe
+    apart = one_axis_per_source(labels)
+    logits = torch.zeros(2, 1, 1, 1)
+    logits[apart.class_names.index("livers.liver")] = 1.0
+    logits[apart.class_names.index("resonance.liver")] = -2.0
+    for modality, expected in (("CT", True), ("MR", False), ("", False), ("PET", False)):
+        found = class_masks_of([ChannelLogits(recipe, apart, logits)], labels, modality)["threshold"]
+        assert bool(found.item()) == expected
+    by_source = [
+        ChannelLogits(recipe, labels, torch.full((1, 1, 1, 1), value), modality)
+        for value, modality in ((1.0, "CT"), (-2.0, "MR"))
+    ]
+    assert class_masks_of(by_source, labels, "CT")["threshold"].all()
+    assert not class_masks_of(by_source, labels, "MR")["threshold"].any()
+
+
 def test_softmax_takes_the_likeliest_atom(phantoms):
     labels = phantoms.labels
     logits = torch.full((len(HARD_ATOMS), 1, 1, 2), -1.0)

@@ -30,22 +30,43 @@ class ChannelLogits:
         recipe: What it was trained with.
         labels: The label space it was trained on.
         logits: (channels, X, Y, Z).
+        modality: Of the cases it was trained on; '' for several.
     """
 
     recipe: Recipe
     labels: PartialLabels
     logits: Tensor
+    modality: str = ""
+
+    def channels(self, name: str, modality: str = "") -> list[Tensor]:
+        """Logits of a class: its own channel, or heads `SOURCE.CLASS` of sources kept apart.
+
+        Args:
+            name: The class.
+            modality: Only channels that were trained on this modality; '' for all.
+        """
+        modality_of = {entry.source: entry.modality for entry in self.labels.sets.values()}
+        found = []
+        for index, channel in enumerate(self.recipe.heads.channels(self.labels)):
+            source = "" if channel == name else channel.split(".", 1)[0]
+            trained_on = modality_of.get(source, self.modality)
+            if name in (channel, channel.split(".", 1)[-1]) and modality in ("", trained_on or modality):
+                found.append(self.logits[index])
+        return found
 
 
-def class_masks_of(outputs: Sequence[ChannelLogits], labels: PartialLabels) -> dict[str, NDArray[np.bool_]]:
+def class_masks_of(
+    outputs: Sequence[ChannelLogits], labels: PartialLabels, modality: str = ""
+) -> dict[str, NDArray[np.bool_]]:
     """Masks of the declared classes, (C, X, Y, Z), one array a decoding.
 
     The probability of a class is the mean over all its channels: heads `SOURCE.CLASS` of sources kept apart, and the
-    networks that have the class.
+    networks that have the class; where some of them were trained on the modality of the image, over these.
 
     Args:
         outputs: One entry a network; several only with sigmoid heads.
         labels: The declared label model.
+        modality: Of the image; '' where that does not matter.
 
     Raises:
         PartialError: No network has a channel for a class.
@@ -54,7 +75,7 @@ def class_masks_of(outputs: Sequence[ChannelLogits], labels: PartialLabels) -> d
         only = outputs[0]
         found = only.recipe.heads.found(only.logits[None], only.labels)[0].numpy()
         return dict.fromkeys(DECODINGS, found)
-    probabilities = np.stack([_probability(outputs, name) for name in labels.class_names])
+    probabilities = np.stack([_probability(outputs, name, modality) for name in labels.class_names])
     above = probabilities > 0.5
     return {"threshold": above, "argmax": above & compete(probabilities, labels.space.class_matrix)}
 
@@ -77,13 +98,9 @@ def compete(probabilities: NDArray[np.float32], class_matrix: NDArray[np.bool_])
     return winners
 
 
-def _probability(outputs: Sequence[ChannelLogits], name: str) -> NDArray[np.float32]:
-    channels = [
-        output.logits[index]
-        for output in outputs
-        for index, channel in enumerate(output.recipe.heads.channels(output.labels))
-        if channel == name or channel.split(".", 1)[-1] == name
-    ]
+def _probability(outputs: Sequence[ChannelLogits], name: str, modality: str) -> NDArray[np.float32]:
+    all_channels = [channel for output in outputs for channel in output.channels(name)]
+    channels = [channel for output in outputs for channel in output.channels(name, modality)] or all_channels
     if not channels:
         raise PartialError(f"no network has a channel for class '{name}'; no source annotates it, or none was trained")
     mean: NDArray[np.float32] = torch.stack(channels).sigmoid().mean(0).numpy()

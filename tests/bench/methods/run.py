@@ -70,6 +70,7 @@ class _Trained:
     network: nn.Module
     recipe: Recipe
     labels: PartialLabels
+    modality: str
 
 
 def _cases(method: Method, collection: Collection) -> tuple[PartialLabels, list[Case]]:
@@ -116,7 +117,8 @@ def _train(job: Job, method: Method, collection: Collection, device: torch.devic
         labels = part.train_labels(declared)
         part.heads.check(labels)
         network = train(part, labels, own, collection.patch, preset, job.key.seed, device)
-        trained.append(_Trained(network, part, labels))
+        modalities = {declared.set_of(case.name).modality for case in own}
+        trained.append(_Trained(network, part, labels, modalities.pop() if len(modalities) == 1 else ""))
     return trained
 
 
@@ -139,10 +141,13 @@ def execute(job: Job) -> None:
         # a case may be held out and a probe
         if case.name not in predictions:
             outputs = [
-                ChannelLogits(t.recipe, t.labels, logits_of(t.network, case.image, collection.patch, device))
+                ChannelLogits(
+                    t.recipe, t.labels, logits_of(t.network, case.image, collection.patch, device), t.modality
+                )
                 for t in trained
             ]
-            predictions[case.name] = class_masks_of(outputs, collection.labels)
+            modality = collection.full.set_of(case.name).modality
+            predictions[case.name] = class_masks_of(outputs, collection.labels, modality)
         return predictions[case.name]
 
     by_case: dict[str, dict[str, dict[str, float]]] = {decoding: {} for decoding in DECODINGS}
