@@ -1,0 +1,90 @@
+"""`nnUNetv2_partial_export`: a trained model as a small folder for fast prediction."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from nnunet_partial.cli.command import add_version, output_console, run_command
+
+__all__ = ["build_parser", "main"]
+
+_FORMATS = ("torch", "openvino", "onnx")
+_CHECKPOINT = "checkpoint_final.pth"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `nnUNetv2_partial_export`."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_partial_export",
+        description="Writes a trained model of nnU-Net as a small folder that nnUNetv2_partial_predict starts from "
+        "faster: without nnU-Net, without pickles, and with OpenVINO or ONNX Runtime without PyTorch. Each format is "
+        "loaded again and compared with PyTorch before the folder appears.",
+    )
+    parser.add_argument("-d", metavar="ID", help="number or name of the dataset the model was trained on")
+    parser.add_argument("-c", metavar="CONFIGURATION", help="nnU-Net's configuration, e.g. 3d_fullres")
+    parser.add_argument("-tr", default="nnUNetTrainer", metavar="TRAINER", help="trainer (default: %(default)s)")
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: %(default)s)")
+    parser.add_argument("-m", type=Path, metavar="FOLDER", help="the model folder, instead of -d, -c, -tr and -p")
+    parser.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="folds to average over, or 'all' (default: all numbered ones)"
+    )
+    parser.add_argument("-chk", default=_CHECKPOINT, metavar="FILE", help="checkpoint (default: %(default)s)")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=_FORMATS,
+        default=["torch", "openvino"],
+        metavar="FORMAT",
+        help=f"some of {', '.join(_FORMATS)} (default: torch openvino)",
+    )
+    parser.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="load checkpoints that hold more than weights and plain values; these can run anything",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model exported to that folder")
+    add_version(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.m is None and (arguments.d is None or arguments.c is None):
+        parser.error("-d and -c are needed (or -m)")
+    if arguments.m is not None and (arguments.d is not None or arguments.c is not None):
+        parser.error("-m is the model folder itself; leave out -d and -c")
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from nnunet_partial.inference.exported_model import export_model
+    from nnunet_partial.inference.model_folder import find_model_folder
+
+    model = arguments.m or find_model_folder(arguments.d, arguments.c, arguments.tr, arguments.p)
+    agreement = export_model(
+        model,
+        arguments.o,
+        arguments.f,
+        arguments.chk,
+        arguments.formats,
+        trust_checkpoint=arguments.trust_checkpoint,
+        overwrite=arguments.overwrite,
+    )
+    console = output_console()
+    table = Table("format", "largest difference", "relative", "windows", title="logits against PyTorch's, fp32")
+    for kind, found in agreement.items():
+        table.add_row(*map(Text, (kind, f"{found.maximum:.2g}", f"{found.relative:.2g}", str(found.windows))))
+    console.print(table)
+    command = ["nnUNetv2_partial_predict", "-i", "IMAGES", "-o", "PREDICTIONS", "-m", str(arguments.o)]
+    console.print(Text(f"written to {arguments.o}"), soft_wrap=True)
+    console.print(Text(f"next: {shlex.join(command)}"), soft_wrap=True)
+    return 0

@@ -1,0 +1,1 @@
+"""What computes the network: PyTorch, OpenVINO or ONNX Runtime. None of them is imported before it is used."""

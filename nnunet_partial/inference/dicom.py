@@ -1,0 +1,162 @@
+"""One DICOM series of a folder as one volume."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_partial.errors import VolumeError
+
+__all__ = ["holds_dicom", "read_series"]
+
+_PREAMBLE_BYTES = 128
+_POSITION, _ORIENTATION, _DESCRIPTION = "0020|0032", "0020|0037", "0008|103e"
+_TOLERANCE = 0.01
+"""Allowed differences, as a share of the distance between slices and of the length of a direction."""
+_ROUNDING_MM = 0.01
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether any file in a folder, or in the folders in it, is a DICOM file."""
+    return any(_is_dicom(path) for path in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(_PREAMBLE_BYTES)
+        return file.read(4) == b"DICM" and path.name != "DICOMDIR"
+
+
+def read_series(folder: Path) -> Any:
+    """Reads the only series of a folder.
+
+    Args:
+        folder: Folder; the series may lie in folders in it.
+
+    Returns:
+        The SimpleITK image, 3D, with rescale slope and intercept applied.
+
+    Raises:
+        VolumeError: There is no series, or more than one; slices are unevenly spaced, doubled, turned against each
+            other or sheared (gantry tilt); or a file cannot be read.
+    """
+    import SimpleITK as sitk
+
+    files = _only_series(folder)
+    try:
+        if len(files) == 1:  # a multi-frame file, or a single slice
+            return sitk.ReadImage(files[0])
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(files)
+        reader.MetaDataDictionaryArrayUpdateOn()
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise VolumeError(
+            f"{folder}: the DICOM series of {len(files)} files cannot be read ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    _check_slices(folder, reader, len(files))
+    return image
+
+
+def _only_series(folder: Path) -> tuple[str, ...]:
+    import SimpleITK as sitk
+
+    slices = [path for path in _files(folder) if _is_dicom(path)]
+    series: dict[str, tuple[str, ...]] = {}
+    for parent in sorted({path.parent for path in slices}):
+        for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(parent)):
+            series[uid] = _series_files(folder, uid)
+    known = {Path(name) for names in series.values() for name in names}
+    damaged = [path for path in slices if path not in known]
+    if damaged:
+        raise VolumeError(
+            f"{folder}: {len(damaged)} DICOM file(s) cannot be read, such as {damaged[0].name}; damaged or cut short? "
+            "Copy them again, or take them away"
+        )
+    if not series:
+        raise VolumeError(f"{folder}: expected a folder with one DICOM series, found no DICOM image in it")
+    if len(series) > 1:
+        found = "".join(f"\n  - {uid}: {len(names)} files{_description(names[0])}" for uid, names in series.items())
+        raise VolumeError(
+            f"{folder}: expected one DICOM series, found {len(series)}; put the wanted one in its own folder:{found}"
+        )
+    return next(iter(series.values()))
+
+
+def _series_files(folder: Path, uid: str) -> tuple[str, ...]:
+    import SimpleITK as sitk
+
+    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid, False, True))
+
+
+def _description(file: str) -> str:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:  # the listing goes without a name
+        return ""
+    return f" ({reader.GetMetaData(_DESCRIPTION).strip()})" if reader.HasMetaDataKey(_DESCRIPTION) else ""
+
+
+def _check_slices(folder: Path, reader: Any, count: int) -> None:
+    positions = _per_slice(folder, reader, count, _POSITION, 3)
+    orientations = _per_slice(folder, reader, count, _ORIENTATION, 6)
+    if np.abs(orientations - orientations[0]).max() > _TOLERANCE:
+        raise VolumeError(
+            f"{folder}: the slices of the DICOM series are turned against each other (a localizer among them?); "
+            "keep those of one orientation"
+        )
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    gaps = np.diff(along[order])
+    step = float(np.median(gaps))
+    doubled = int(np.count_nonzero(gaps < _ROUNDING_MM))
+    if doubled:
+        raise VolumeError(
+            f"{folder}: {doubled} of {count} slices of the DICOM series lie where another one lies (several phases or "
+            "time points in one series?); keep one slice a position"
+        )
+    wrong = np.flatnonzero(np.abs(gaps - step) > max(_TOLERANCE * step, _ROUNDING_MM))
+    if wrong.size:
+        first = int(wrong[0])
+        raise VolumeError(
+            f"{folder}: the slices of the DICOM series are unevenly spaced: {step:.4g} mm apart mostly, but "
+            f"{gaps[first]:.4g} mm after the slice at {along[order][first]:.4g} mm ({wrong.size} such gaps); is a "
+            "slice missing? Add it, or resample the series to even distances"
+        )
+    travelled = positions[order[-1]] - positions[order[0]]
+    sideways = float(np.linalg.norm(travelled - (travelled @ normal) * normal))
+    if sideways > max(_TOLERANCE * float(travelled @ normal), _ROUNDING_MM):
+        raise VolumeError(
+            f"{folder}: the slices of the DICOM series are shifted sideways against each other, by {sideways:.4g} mm "
+            "in all (gantry tilt?); resample the series to an upright grid first"
+        )
+
+
+def _per_slice(folder: Path, reader: Any, count: int, key: str, numbers: int) -> npt.NDArray[np.float64]:
+    rows = []
+    for index in range(count):
+        text = reader.GetMetaData(index, key) if reader.HasMetaDataKey(index, key) else ""
+        row = text.split("\\")
+        if len(row) != numbers:
+            raise VolumeError(
+                f"{folder}: expected {numbers} numbers under the DICOM key ({key.replace('|', ',')}) of every slice, "
+                f"found {text!r}; the place of the slices is unknown"
+            )
+        rows.append([float(value) for value in row])
+    return np.array(rows)

@@ -1,0 +1,276 @@
+"""A trained model as a small folder that needs neither nnU-Net nor its trainer, and PyTorch only where it shall.
+
+prediction_plan.json             what prediction must know, where it is from, and how well the files agree
+weights_fold_0.safetensors       for PyTorch
+network_fold_0.xml, .bin         for OpenVINO
+network_fold_0.onnx              for ONNX Runtime
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnunet_partial import __version__
+from nnunet_partial.atomic import write_json
+from nnunet_partial.errors import PartialError
+from nnunet_partial.inference.backends.backend import Backend
+from nnunet_partial.inference.backends.open_backend import KINDS, open_backend
+from nnunet_partial.inference.model_folder import CHECKPOINT, LoadedModel, load_model
+from nnunet_partial.inference.plan import PredictionPlan
+
+__all__ = ["PLAN_FILE", "TOLERANCE", "Agreement", "ExportedModel", "export_model", "is_exported", "load_exported"]
+
+PLAN_FILE = "prediction_plan.json"
+TOLERANCE = 1e-3
+_FORMAT = 1
+_PACKAGES = {"torch": ("torch", "safetensors"), "openvino": ("openvino",), "onnx": ("onnx", "onnxruntime")}
+_WINDOWS = 3  # of noise, and as many like CT
+_BLOCK = 4  # voxels a tissue extends in the latter
+_TISSUES_HU = (-1000, -800, -100, 40, 60, 120, 700)
+
+
+class ExportedModel(NamedTuple):
+    """An exported model.
+
+    Attributes:
+        plan: What it predicts.
+        files: For each back end the files to load, one a fold.
+    """
+
+    plan: PredictionPlan
+    files: Mapping[str, tuple[Path, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How far the logits of a back end, loaded from its files, are from those of PyTorch in fp32.
+
+    Attributes:
+        windows: Windows compared.
+        maximum: Largest difference.
+        relative: The same, divided by the largest magnitude of PyTorch's logits.
+    """
+
+    windows: int
+    maximum: float
+    relative: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Document:
+    """Content of prediction_plan.json."""
+
+    format: int
+    plan: PredictionPlan
+    files: Mapping[str, tuple[str, ...]]
+    checkpoints_sha256: Mapping[str, str]
+    versions: Mapping[str, str]
+    tolerance: float
+    agreement: Mapping[str, Agreement]
+
+
+def export_model(
+    model_folder: Path,
+    target: Path,
+    folds: Sequence[str | int] | None = None,
+    checkpoint: str = CHECKPOINT,
+    formats: Sequence[str] = ("torch", "openvino"),
+    *,
+    configuration: str | None = None,
+    trust_checkpoint: bool = False,
+    overwrite: bool = False,
+    tolerance: float = TOLERANCE,
+) -> Mapping[str, Agreement]:
+    """Writes a model of nnU-Net as a folder for prediction, and loads it again to see that it predicts the same.
+
+    Args:
+        model_folder: Folder TRAINER__PLANS__CONFIGURATION.
+        target: Folder to write; it appears when all is done.
+        folds: Folds to average, numbers or 'all'; every numbered fold by default.
+        checkpoint: File name of the checkpoints.
+        formats: Some of `KINDS`.
+        configuration: Instead of the one that the checkpoint names.
+        trust_checkpoint: Load whatever a checkpoint asks for.
+        overwrite: Replace an exported model in `target`.
+        tolerance: Largest relative difference that is taken.
+
+    Returns:
+        How well each format agrees with the checkpoints.
+
+    Raises:
+        PartialError: The model cannot be read or written, or a back end predicts something else.
+    """
+    unknown = [kind for kind in formats if kind not in KINDS]
+    if unknown or not formats:
+        raise PartialError(f"formats: expected some of {list(KINDS)}, found {list(formats)}")
+    with _new_folder(target, overwrite) as folder:
+        model = load_model(
+            model_folder, folds, checkpoint, configuration=configuration, trust_checkpoint=trust_checkpoint
+        )
+        files = {kind: _write(kind, model, folder) for kind in dict.fromkeys(formats)}
+        agreement = _compare(model, folder, files, tolerance)
+        document = _Document(
+            _FORMAT,
+            model.plan,
+            files,
+            {f"fold_{f}": _sha256(p) for f, p in zip(model.folder.folds, model.folder.checkpoints, strict=True)},
+            {"nnunet_partial": __version__, **_versions(files)},
+            tolerance,
+            agreement,
+        )
+        write_json(folder / PLAN_FILE, dataclasses.asdict(document))
+    return agreement
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds an exported model rather than one of nnU-Net."""
+    return (folder / PLAN_FILE).is_file()
+
+
+def load_exported(folder: Path) -> ExportedModel:
+    """Reads an exported model, but for its weights. Nothing here needs PyTorch.
+
+    Args:
+        folder: Of `export_model`.
+
+    Raises:
+        PartialError: A file is missing or damaged, or is of another format.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    path = folder / PLAN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        found = sorted(p.name for p in folder.glob("*"))
+        raise PartialError(
+            f"{path}: no such file; expected a folder of nnUNetv2_partial_export, found {found}"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PartialError(f"{path}: cannot be read as JSON ({error}); export the model again") from error
+    number = content.get("format") if isinstance(content, dict) else None
+    if number != _FORMAT:
+        raise PartialError(
+            f"{path}: expected format {_FORMAT}, which nnunet_partial {__version__} knows, found {number!r}; export "
+            "the model again"
+        )
+    try:
+        document = TypeAdapter(_Document).validate_python(content)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise PartialError("\n  - ".join([f"{path}: not valid; export the model again", *problems])) from error
+    files = {kind: tuple(_existing(folder, name) for name in names) for kind, names in document.files.items()}
+    return ExportedModel(document.plan, files)
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
+        raise PartialError(f"{path}: no such file in {folder}; copy the whole folder, or export the model again")
+    return path
+
+
+def _write(kind: str, model: LoadedModel, folder: Path) -> tuple[str, ...]:
+    """Writes the files of a format; returns the names of those to load."""
+    names = []
+    for fold, weights, source in zip(model.folder.folds, model.weights, model.folder.checkpoints, strict=True):
+        if kind == "torch":
+            from nnunet_partial.inference.weights_file import write_weights
+
+            names.append(f"weights_fold_{fold}.safetensors")
+            write_weights(folder / names[-1], weights)
+        else:
+            from nnunet_partial.inference.backends.conversion import write_network
+
+            names.append(write_network(kind, model.plan, weights, folder / f"network_fold_{fold}", str(source))[0].name)
+    return tuple(names)
+
+
+def _compare(
+    model: LoadedModel, folder: Path, files: Mapping[str, Sequence[str]], tolerance: float
+) -> dict[str, Agreement]:
+    from nnunet_partial.inference.backends.torch_backend import TorchBackend
+
+    windows = _windows(model.plan)
+    sources = [str(path) for path in model.folder.checkpoints]
+    expected = _predicted(TorchBackend(model.plan, model.weights, sources=sources), windows)
+    largest = float(np.abs(expected).max()) or 1.0
+    agreement = {}
+    for kind, names in files.items():
+        found = _predicted(open_backend(kind, model.plan, [folder / name for name in names]), windows)
+        maximum = float(np.abs(found - expected).max())
+        agreement[kind] = Agreement(len(windows), maximum, maximum / largest)
+        if not maximum / largest <= tolerance:  # so that NaN is refused too
+            raise PartialError(
+                f"format '{kind}': its logits differ from PyTorch's by up to {maximum:.3g}, {maximum / largest:.2g} of "
+                f"the largest one, where {tolerance:g} is allowed; nothing was written; choose other --formats"
+            )
+    return agreement
+
+
+def _predicted(backend: Backend, windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    one_by_one = (backend.to_numpy(backend.predict(backend.to_backend(window[None]))) for window in windows)
+    return np.concatenate(list(one_by_one))
+
+
+def _windows(plan: PredictionPlan) -> npt.NDArray[np.float32]:
+    """Windows to compare on, (6, C, *patch): noise, and blocks of tissue as in a normalised CT."""
+    rng = np.random.default_rng(0)
+    shape = (_WINDOWS, len(plan.channel_names), *plan.patch_size)
+    noise = rng.standard_normal(shape, np.float32)
+    tissues = rng.choice(np.array(_TISSUES_HU, np.float32), (*shape[:2], *(-(-size // _BLOCK) for size in shape[2:])))
+    for axis, size in enumerate(shape[2:], start=2):
+        tissues = np.repeat(tissues, _BLOCK, axis).take(range(size), axis)
+    hounsfield = tissues + 15 * rng.standard_normal(shape, np.float32)
+    for channel, normalization in enumerate(plan.normalizations):
+        given = normalization.statistics
+        image = hounsfield[:, channel]
+        image = np.clip(image, given.get("percentile_00_5", -1000), given.get("percentile_99_5", 1000))
+        spread = max(given.get("std", float(image.std())), 1e-8)
+        hounsfield[:, channel] = (image - given.get("mean", float(image.mean()))) / spread
+    return np.concatenate([noise, hounsfield]).astype(np.float32)
+
+
+def _versions(files: Mapping[str, Any]) -> dict[str, str]:
+    packages = ("torch", *(package for kind in files for package in _PACKAGES[kind]))
+    return {package: importlib.metadata.version(package) for package in dict.fromkeys(packages)}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """Yields a folder beside `target` that becomes `target` on success, and is removed otherwise."""
+    if target.exists() and not (overwrite and is_exported(target)):
+        hint = "--overwrite replaces it" if is_exported(target) else "it is no exported model"
+        raise PartialError(f"{target}: exists already; {hint}; choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    replaced = target.with_name(f".{os.getpid()}.replaced.{target.name}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            target.replace(replaced)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""Predicts the images of a folder: shared with other processes, restarted where it stopped, errors case by case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from nnunet_partial.atomic import atomic_folder, write_json
+from nnunet_partial.errors import PartialError, ProblemsError
+from nnunet_partial.inference.case_files import cases_of_folder
+from nnunet_partial.inference.claims import claimed
+from nnunet_partial.inference.image_reader import Image, read_image
+from nnunet_partial.inference.label_writer import output_ending, write_class_files, write_labels, write_probabilities
+from nnunet_partial.inference.plan import PredictionPlan
+from nnunet_partial.inference.predictor import Predictor
+from nnunet_partial.inference.prefetch import Prefetcher
+from nnunet_partial.inference.segmentation_nrrd import layers_of_masks, write_segmentation_nrrd
+
+__all__ = ["OUTPUTS", "Job", "Output", "predict_folder"]
+
+Output = Literal["labels", "classes", "seg.nrrd"]
+OUTPUTS: tuple[Output, ...] = ("labels", "classes", "seg.nrrd")
+"""'labels': one label map a case, CASE.ending. 'classes': a folder a case with one mask a class, which may overlap.
+'seg.nrrd': 3D Slicer's CASE.seg.nrrd, names and colours included, overlaps in layers."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be predicted.
+
+    Attributes:
+        images: Folder of images, or one image.
+        output: Output folder.
+        kind: What is written for a case.
+        probabilities: Also write the probability of each class, in 8 bits, to CASE_probabilities/CLASS.ending.
+        parts: Number of parts that the cases are dealt out to.
+        part: This one, from 0.
+        resumes: Skip cases whose output exists.
+    """
+
+    images: Path
+    output: Path
+    kind: Output = "labels"
+    probabilities: bool = False
+    parts: int = 1
+    part: int = 0
+    resumes: bool = False
+
+    def check(self) -> None:
+        """Raises a PartialError where parts do not fit together."""
+        if self.parts < 1 or not 0 <= self.part < self.parts:
+            raise PartialError(
+                f"-part_id: expected 0 to {max(self.parts, 1) - 1} for -num_parts {self.parts}, found {self.part}"
+            )
+
+    def target(self, case: str, file_ending: str) -> Path:
+        """What stands for a finished case."""
+        return (
+            self.output / {"labels": f"{case}{file_ending}", "classes": case, "seg.nrrd": f"{case}.seg.nrrd"}[self.kind]
+        )
+
+    def probability_folder(self, case: str) -> Path:
+        """Where the probabilities of a case go."""
+        return self.output / f"{case}_probabilities"
+
+
+def predict_folder(
+    job: Job, plan: PredictionPlan, load: Callable[[], Predictor], console: Console, record: dict[str, object]
+) -> list[str]:
+    """Predicts all cases of a job. The next image is read while one is predicted, and the first one while `load` runs.
+
+    Args:
+        job: What.
+        plan: Of the model.
+        load: Gives the predictor; called once, and only if there is something to do.
+        console: For progress.
+        record: How the prediction was made, kept as prediction.json in the output folder.
+
+    Returns:
+        The cases that this process predicted.
+
+    Raises:
+        PartialError: The folder of images is empty, or the output cannot be written.
+        ProblemsError: Cases failed; the others are done.
+    """
+    job.check()
+    cases = cases_of_folder(job.images, plan.file_ending, len(plan.channel_names))
+    mine = dict(list(cases.items())[job.part :: job.parts])
+    _prepare_output(job, plan, record)
+    began = time.time()
+    waiting = [case for case in mine if not (job.resumes and _is_done(job, case, plan))]
+    console.print(Text(_summary(len(cases), len(mine), len(waiting), job)))
+    if not waiting:
+        return []
+
+    def read(case: str) -> Image:
+        return read_image(mine[case], plan.reader, channels=len(plan.channel_names), dimensions=len(plan.patch_size))
+
+    predicted: list[str] = []
+    problems: list[str] = []
+    with Prefetcher(waiting, read) as images:
+        predictor = load()
+        console.print(Text(predictor.backend.description))
+        for number, fetched in enumerate(images, start=1):
+            case, start = fetched.item, time.perf_counter()
+            with claimed(job.output, case) as is_mine:
+                if not is_mine or _is_done(job, case, plan, after=began):
+                    fetched.discard()
+                    console.print(Text(f"{number}/{len(waiting)} {case}: another process has it"))
+                    continue
+                try:
+                    _predict(fetched.take(), case, job, predictor)
+                except (PartialError, OSError, MemoryError) as error:
+                    problems.append(f"{case}: {error or type(error).__name__}")
+                    console.print(Text(f"{number}/{len(waiting)} {case}: failed"))
+                    continue
+            predicted.append(case)
+            console.print(Text(f"{number}/{len(waiting)} {case}: {time.perf_counter() - start:.1f} s"))
+    if problems:
+        raise ProblemsError(f"{len(problems)} of {len(waiting)} cases could not be predicted", problems)
+    return predicted
+
+
+def _summary(found: int, mine: int, waiting: int, job: Job) -> str:
+    part = f", {mine} in part {job.part} of {job.parts}" if job.parts > 1 else ""
+    done = f", {mine - waiting} done before" if waiting < mine else ""
+    return f"{found} cases{part}{done}, {waiting} to predict"
+
+
+def _prepare_output(job: Job, plan: PredictionPlan, record: dict[str, object]) -> None:
+    try:
+        job.output.mkdir(parents=True, exist_ok=True)
+        # what nnU-Net's and our evaluation look for beside predictions
+        write_json(job.output / "dataset.json", plan.dataset_json)
+        write_json(job.output / "prediction.json", record)
+    except OSError as error:
+        raise PartialError(f"{job.output}: the output folder cannot be written ({error.strerror})") from error
+
+
+def _is_done(job: Job, case: str, plan: PredictionPlan, after: float | None = None) -> bool:
+    """Whether the outputs of a case are there; written since a time, if one is given."""
+    ending = plan.file_ending
+    targets = [job.target(case, ending), *([job.probability_folder(case)] if job.probabilities else [])]
+    alternative = job.target(case, ".nii.gz")  # of a DICOM series
+    if not targets[0].exists() and alternative.exists():
+        targets[0] = alternative
+    return all(path.exists() and (after is None or path.stat().st_mtime >= after) for path in targets)
+
+
+def _predict(image: Image, case: str, job: Job, predictor: Predictor) -> None:
+    ending = output_ending(image, predictor.plan.file_ending)
+    target = job.target(case, ending)
+    if job.kind == "labels" and not job.probabilities:
+        write_labels(predictor(image.data, image.spacing), image, target)
+        return
+    prediction = predictor.predicted(image.data, image.spacing)
+    if job.probabilities:
+        with atomic_folder(job.probability_folder(case)) as folder:
+            write_probabilities(prediction.probabilities(), image, folder, ending)
+    if job.kind == "labels":
+        write_labels(prediction.labels(), image, target)
+    elif job.kind == "classes":
+        with atomic_folder(target) as folder:
+            write_class_files(prediction.masks(), image, folder, ending)
+    else:
+        layers, segments = layers_of_masks(prediction.masks())
+        write_segmentation_nrrd(layers, segments, image, target)
