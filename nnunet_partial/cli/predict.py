@@ -98,6 +98,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "seg.nrrd: for 3D Slicer (default: %(default)s)",
     )
     output.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="write labels as the annotators of this source or annotation set would have drawn them; their values are "
+        "those of the merged dataset (models of merged datasets only)",
+    )
+    output.add_argument(
         "--save_probabilities",
         action="store_true",
         help="also write the probability of each class, 0 to 255, to CASE_probabilities/CLASS.ending",
@@ -115,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("-d and -c are needed (or -m)")
     if arguments.m is not None and (arguments.d is not None or arguments.c is not None):
         parser.error("-m is the model folder itself; leave out -d and -c")
+    if arguments.protocol is not None and arguments.output != "labels":
+        parser.error("--protocol gives label maps; leave out --output")
     return run_command(lambda: _run(arguments, sys.argv[1:] if argv is None else list(argv)))
 
 
@@ -151,6 +159,7 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
             threads=arguments.threads,
             compiled=arguments.compile,
             trust_checkpoint=arguments.trust_checkpoint,
+            protocol=arguments.protocol,
         )
 
     plan = plan_of(model, arguments.f, arguments.chk, arguments.trust_checkpoint)

@@ -123,7 +123,7 @@ def export_model(
         agreement = _compare(model, folder, files, tolerance)
         document = _Document(
             _FORMAT,
-            model.plan,
+            dataclasses.replace(model.plan, dataset_json=_without_cases(model.plan.dataset_json)),
             files,
             {f"fold_{f}": _sha256(p) for f, p in zip(model.folder.folds, model.folder.checkpoints, strict=True)},
             {"nnunet_partial": __version__, **_versions(files)},
@@ -132,6 +132,16 @@ def export_model(
         )
         write_json(folder / PLAN_FILE, dataclasses.asdict(document))
     return agreement
+
+
+def _without_cases(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy without names of cases and patients, which have no place in a model that is handed on."""
+    from nnunet_partial.labels.sidecar import BLOCK
+
+    copied = dict(dataset_json)
+    if BLOCK in copied:
+        copied[BLOCK] = {k: {} if k == "cases" else v for k, v in copied[BLOCK].items() if k != "patients"}
+    return copied
 
 
 def is_exported(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from nnunet_partial.inference.plan import Decoding, PredictionPlan
 from nnunet_partial.inference.preprocessing import Prepared, prepare
 from nnunet_partial.inference.resampling import AxisMap
 from nnunet_partial.inference.windows import sliding_logits, window_count
+
+if TYPE_CHECKING:
+    from nnunet_partial.inference.protocol_view import ProtocolView
 
 __all__ = ["MODES", "Mode", "Prediction", "Predictor", "open_predictor", "plan_of"]
 
@@ -48,6 +51,7 @@ class Predictor:
         mirroring: Whether windows are also predicted mirrored, along the axes that training mirrored.
         batch_size: Windows at once.
         threads: For the export of labels.
+        view: Whose label values are written; None for the model's own.
     """
 
     plan: PredictionPlan
@@ -57,6 +61,12 @@ class Predictor:
     mirroring: bool = True
     batch_size: int = 1
     threads: int = 1
+    view: ProtocolView | None = None
+
+    @property
+    def decoding(self) -> Decoding:
+        """What the logits that are exported mean."""
+        return self.plan.decoding if self.view is None else self.view.decoding
 
     def __call__(self, image: FloatArray, spacing_mm: Sequence[float]) -> Labels:
         """The label map of an image.
@@ -72,7 +82,7 @@ class Predictor:
             PartialError: The image does not fit the model.
         """
         prepared = prepare(image, spacing_mm, self.plan)
-        return prepared.restored(self._labels(prepared, self._logits(prepared), self.plan.decoding), self.plan)
+        return prepared.restored(self._labels(prepared, self._logits(prepared), self.decoding), self.plan)
 
     def predicted(self, image: FloatArray, spacing_mm: Sequence[float]) -> Prediction:
         """A prediction of which more than the label map is wanted; all of its logits are kept.
@@ -97,7 +107,7 @@ class Predictor:
         return window_count(prepare(image, spacing_mm, self.plan).data.shape[1:], self.plan.patch_size, self.step)
 
     def _logits(self, prepared: Prepared) -> Iterator[FloatArray]:
-        return sliding_logits(
+        blocks = sliding_logits(
             prepared.data,
             self.backend,
             self.plan.patch_size,
@@ -105,6 +115,10 @@ class Predictor:
             mirror_axes=self.plan.mirror_axes if self.mirroring else (),
             batch_size=self.batch_size,
         )
+        if self.view is None:
+            return blocks
+        channels = list(self.view.channels)
+        return (block[channels] for block in blocks)
 
     def _labels(self, prepared: Prepared, logits: Iterator[FloatArray], decoding: Decoding) -> Labels:
         """Labels of the cropped image."""
@@ -135,7 +149,7 @@ class Prediction:
     def labels(self) -> Labels:
         """The label map, (z, y, x): uint8, or uint16 for 255 labels and more."""
         plan = self.predictor.plan
-        found = self.predictor._labels(self.prepared, iter([self.logits]), plan.decoding)
+        found = self.predictor._labels(self.prepared, iter([self.logits]), self.predictor.decoding)
         return self.prepared.restored(found, plan)
 
     def masks(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -144,14 +158,14 @@ class Prediction:
         Yields:
             Class and mask (z, y, x); the background of models that have one is left out.
         """
-        plan = self.predictor.plan
-        if not plan.decoding.regions:
+        plan, decoding = self.predictor.plan, self.predictor.decoding
+        if not decoding.regions:
             labels = self.labels()
-            for name, value in zip(plan.decoding.names, plan.decoding.values, strict=True):
+            for name, value in zip(decoding.names, decoding.values, strict=True):
                 if value:
                     yield name, labels == value
             return
-        for channel, name in enumerate(plan.decoding.names):
+        for channel, name in enumerate(decoding.names):
             alone = Decoding(True, (1,), (name,), 1)
             found = self.predictor._labels(self.prepared, iter([self.logits[channel : channel + 1]]), alone)
             yield name, self.prepared.restored(found > 0, plan)
@@ -162,8 +176,7 @@ class Prediction:
         Yields:
             Class and probabilities (z, y, x); outside of the cropped part 0, and 1 for a background class.
         """
-        plan = self.predictor.plan
-        decoding = plan.decoding
+        plan, decoding = self.predictor.plan, self.predictor.decoding
         found = probabilities_of_channels(
             lambda: interpolated_channels(self.logits, self.prepared, plan), len(decoding.values), decoding.regions
         )
@@ -192,6 +205,7 @@ def open_predictor(
     threads: int | None = None,
     compiled: bool = False,
     trust_checkpoint: bool = False,
+    protocol: str | None = None,
 ) -> Predictor:
     """Loads a model folder of nnU-Net, or one that `nnUNetv2_partial_export` wrote.
 
@@ -210,6 +224,7 @@ def open_predictor(
         threads: Threads on the CPU.
         compiled: Compile the network; PyTorch only.
         trust_checkpoint: Load checkpoints that hold more than weights and plain values.
+        protocol: Annotation set or source whose label values are written, see `protocol_view`; None for the model's.
 
     Raises:
         PartialError: The model cannot be loaded, or an argument is out of range.
@@ -227,7 +242,12 @@ def open_predictor(
     chosen = _Choice(folds, checkpoint, mode, device, backend, precision, threads, compiled, trust_checkpoint)
     plan, opened = open_any(model, chosen)
     mirrored = mode == "exact" if mirroring is None else mirroring
-    return Predictor(plan, opened, mode, step, mirrored, batch_size, threads or _processors())
+    view = None
+    if protocol is not None:
+        from nnunet_partial.inference.protocol_view import protocol_view
+
+        view = protocol_view(plan.dataset_json, plan.decoding, protocol)
+    return Predictor(plan, opened, mode, step, mirrored, batch_size, threads or _processors(), view)
 
 
 def plan_of(

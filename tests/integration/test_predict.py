@@ -19,6 +19,8 @@ from nnunet_partial.cli.predict import build_parser, main
 from nnunet_partial.inference.exported_model import export_model
 from nnunet_partial.inference.image_reader import read_image
 from nnunet_partial.inference.predictor import open_predictor
+from nnunet_partial.labels.regions import with_region_labels
+from tests.unit.test_protocol_view import labels_of
 from tests.unit.tiny_models import REGIONS, configuration, make_dataset_json, make_plans, write_model
 
 SHAPE, SPACING = (24, 20, 14), (1.4, 1.1, 3.5)  # x, y, z as ITK has them
@@ -256,6 +258,22 @@ def test_classes_segmentations_and_probabilities(models, tmp_path):
     segmentation = sitk.ReadImage(str(output / "case_0.seg.nrrd"))
     names = {segmentation.GetMetaData(k) for k in segmentation.GetMetaDataKeys() if k.endswith("_Name")}
     assert names == {"organ", "liver", "spleen"}
+
+
+def test_labels_as_a_source_would_have_drawn_them(tmp_path, capsys):
+    labels = labels_of()
+    content = with_region_labels(make_dataset_json(), labels)
+    model, images = write_model(tmp_path / "model", make_plans(), content), images_folder(tmp_path, 1)
+    for name, more in (("own", []), ("btcv", ["--protocol", "btcv"])):
+        assert main(command(model, images, tmp_path / name, *more)) == 0
+    own, btcv = (np.asarray(nib.load(tmp_path / n / "case_0.nii.gz").dataobj) for n in ("own", "btcv"))
+    assert len(np.unique(own)) > 2
+    # liver, tumour, left and right kidney, spleen
+    np.testing.assert_array_equal(btcv, np.array([0, 3, 3, 0, 0, 4])[own])
+    assert main(command(model, images, tmp_path / "x", "--protocol", "magic")) == 1
+    assert "expected one of btcv, kits, lits" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(command(model, images, tmp_path / "x", "--protocol", "btcv", "--output", "classes"))
 
 
 def test_exported_model_needs_neither_torch_nor_nnunet(models, tmp_path):

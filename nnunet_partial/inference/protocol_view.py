@@ -1,0 +1,103 @@
+"""A model's label map as the annotators of one source would have drawn it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_partial.errors import PartialError
+from nnunet_partial.inference.plan import Decoding
+from nnunet_partial.labels import AnnotationSet, LabelSpace
+from nnunet_partial.labels.sidecar import has_partial_labels, partial_labels_of
+
+__all__ = ["ProtocolView", "protocol_view"]
+
+Atoms = frozenset[str]
+
+
+@dataclass(frozen=True)
+class ProtocolView:
+    """How channels become the labels of a protocol.
+
+    Attributes:
+        channels: Channels that count, rising; of models with heads by source those of the protocol's.
+        decoding: What these mean: values are those of the annotation set.
+    """
+
+    channels: tuple[int, ...]
+    decoding: Decoding
+
+
+def protocol_view(dataset_json: Mapping[str, Any], decoding: Decoding, name: str) -> ProtocolView:
+    """Translates a model's channels to the label values of an annotation set.
+
+    What a channel paints is one of some atoms: those of its class but for classes inside it, which are painted over it;
+    or its atom, of a softmax. The protocol's value is the most precise one that could be all of them. Structures that
+    the protocol does not know become its 0.
+
+    Args:
+        dataset_json: Of the model, with its block `partial_labels`.
+        decoding: Of the model.
+        name: An annotation set, or a source with only one.
+
+    Raises:
+        PartialError: The model knows no such protocol, or tells less apart than it does.
+    """
+    if not has_partial_labels(dataset_json):
+        raise PartialError(
+            "--protocol: the model's dataset.json has no 'partial_labels'; only models of merged datasets do"
+        )
+    labels = partial_labels_of(dataset_json, "the model's dataset.json")
+    found = _annotation_set(labels.sets, name)
+    told = {axis for axis, atoms in labels.space.axes.items() if not _says_nothing_of(found, frozenset(atoms))}
+    channels, values = [], []
+    for channel, (painted, atoms) in enumerate(_painted(labels.space, decoding)):
+        axis = labels.space.axis_of[next(iter(atoms))]
+        if axis in told:
+            channels.append(channel)
+            values.append(_value(found, painted, atoms, frozenset(labels.space.axes[axis])))
+    names = tuple(decoding.names[channel] for channel in channels)
+    return ProtocolView(tuple(channels), Decoding(decoding.regions, tuple(values), names, max(found.possible)))
+
+
+def _annotation_set(sets: Mapping[str, AnnotationSet], name: str) -> AnnotationSet:
+    if name in sets:
+        return sets[name]
+    of_source = [entry for entry in sets.values() if entry.source == name]
+    if len(of_source) == 1:
+        return of_source[0]
+    known = ", ".join(sorted(entry.name for entry in of_source) or sorted(sets))
+    raise PartialError(f"--protocol {name}: expected one of {known}")
+
+
+def _says_nothing_of(found: AnnotationSet, atoms: Atoms) -> bool:
+    return all(atoms <= possible for possible in found.possible.values())
+
+
+def _painted(space: LabelSpace, decoding: Decoding) -> Iterator[tuple[str, Atoms]]:
+    """What each channel paints."""
+    if not decoding.regions:
+        for atom in space.atoms:
+            yield atom, frozenset({atom})
+        return
+    for name, atoms in space.classes.items():
+        inside = [other for other in space.classes.values() if other < atoms]
+        yield name, atoms.difference(*inside) or atoms
+
+
+def _value(found: AnnotationSet, painted: str, atoms: Atoms, axis: Atoms) -> int:
+    fitting = {
+        value: len(possible & axis)
+        for value, possible in found.possible.items()
+        if atoms <= possible and not axis <= possible
+    }
+    if not fitting:
+        meant = [
+            value for value, possible in sorted(found.possible.items()) if atoms & possible and not axis <= possible
+        ]
+        raise PartialError(
+            f"--protocol {found.name}: '{painted}' of the model could be any of its values "
+            f"{', '.join(map(str, meant))}; the model does not tell them apart"
+        )
+    return min(fitting, key=lambda value: (fitting[value], value))
