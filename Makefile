@@ -27,8 +27,9 @@ install: $(INSTALLED)
 demo: install
 	$(BIN)/nnUNetv2_partial_demo -o demo
 
+# a process a core, each with one thread: threads of several processes only get in each other's way
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow"

@@ -1,0 +1,1 @@
+"""What a prediction command costs: time, host memory, GPU memory, and the area under memory over time."""
