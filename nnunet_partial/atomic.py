@@ -38,7 +38,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields a new folder beside `target`; on success it takes its place, on failure it is removed.
 
-    A folder that is there already is replaced; in the moment between there is none.
+    A folder that is there already is replaced.
 
     Args:
         target: The final folder.
@@ -48,15 +48,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    replaced = target.with_name(f".{os.getpid()}.replaced.{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
         if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+            target.replace(replaced)
+        temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_text(target: Path, text: str) -> None:

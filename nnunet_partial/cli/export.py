@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nnunet_partial.cli.command import add_version, output_console, run_command
+from nnunet_partial.cli.model_arguments import add_model, check_model, model_folder
 
 __all__ = ["build_parser", "main"]
 
 _FORMATS = ("torch", "openvino", "onnx")
-_CHECKPOINT = "checkpoint_final.pth"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,15 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         "faster: without nnU-Net, without pickles, and with OpenVINO or ONNX Runtime without PyTorch. Each format is "
         "loaded again and compared with PyTorch before the folder appears.",
     )
-    parser.add_argument("-d", metavar="ID", help="number or name of the dataset the model was trained on")
-    parser.add_argument("-c", metavar="CONFIGURATION", help="nnU-Net's configuration, e.g. 3d_fullres")
-    parser.add_argument("-tr", default="nnUNetTrainer", metavar="TRAINER", help="trainer (default: %(default)s)")
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: %(default)s)")
-    parser.add_argument("-m", type=Path, metavar="FOLDER", help="the model folder, instead of -d, -c, -tr and -p")
-    parser.add_argument(
-        "-f", nargs="+", metavar="FOLD", help="folds to average over, or 'all' (default: all numbered ones)"
-    )
-    parser.add_argument("-chk", default=_CHECKPOINT, metavar="FILE", help="checkpoint (default: %(default)s)")
+    add_model(parser)
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument(
         "--formats",
@@ -43,11 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=["torch", "openvino"],
         metavar="FORMAT",
         help=f"some of {', '.join(_FORMATS)} (default: torch openvino)",
-    )
-    parser.add_argument(
-        "--trust_checkpoint",
-        action="store_true",
-        help="load checkpoints that hold more than weights and plain values; these can run anything",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model exported to that folder")
     add_version(parser)
@@ -58,20 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.m is None and (arguments.d is None or arguments.c is None):
-        parser.error("-d and -c are needed (or -m)")
-    if arguments.m is not None and (arguments.d is not None or arguments.c is not None):
-        parser.error("-m is the model folder itself; leave out -d and -c")
+    check_model(parser, arguments)
     return run_command(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from nnunet_partial.inference.exported_model import export_model
-    from nnunet_partial.inference.model_folder import find_model_folder
 
-    model = arguments.m or find_model_folder(arguments.d, arguments.c, arguments.tr, arguments.p)
     agreement = export_model(
-        model,
+        model_folder(arguments),
         arguments.o,
         arguments.f,
         arguments.chk,

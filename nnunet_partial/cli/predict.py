@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_partial.cli.command import add_version, output_console, run_command
+from nnunet_partial.cli.model_arguments import add_model, check_model, model_folder
 
 __all__ = ["build_parser", "main"]
 
@@ -29,34 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
         "-i", type=Path, required=True, metavar="IMAGES", help="images CASE_0000.ending, or DICOM folders"
     )
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where predictions go")
-    _add_model(parser)
+    add_model(parser, "the model folder, or what nnUNetv2_partial_export wrote")
     _add_prediction(parser)
     _add_output(parser)
     add_version(parser)
     return parser
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model")
-    model.add_argument("-d", metavar="ID", help="number or name of the dataset the model was trained on")
-    model.add_argument("-c", metavar="CONFIGURATION", help="nnU-Net's configuration, e.g. 3d_fullres")
-    model.add_argument("-tr", default="nnUNetTrainer", metavar="TRAINER", help="trainer (default: %(default)s)")
-    model.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: %(default)s)")
-    model.add_argument(
-        "-m",
-        type=Path,
-        metavar="FOLDER",
-        help="the model folder, or what nnUNetv2_partial_export wrote, instead of -d, -c, -tr and -p",
-    )
-    model.add_argument(
-        "-f", nargs="+", metavar="FOLD", help="folds to average over, or 'all' (default: all numbered ones)"
-    )
-    model.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: %(default)s)")
-    model.add_argument(
-        "--trust_checkpoint",
-        action="store_true",
-        help="load checkpoints that hold more than weights and plain values; these can run anything",
-    )
 
 
 def _add_prediction(parser: argparse.ArgumentParser) -> None:
@@ -117,10 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.m is None and (arguments.d is None or arguments.c is None):
-        parser.error("-d and -c are needed (or -m)")
-    if arguments.m is not None and (arguments.d is not None or arguments.c is not None):
-        parser.error("-m is the model folder itself; leave out -d and -c")
+    check_model(parser, arguments)
     if arguments.protocol is not None and arguments.output != "labels":
         parser.error("--protocol gives label maps; leave out --output")
     return run_command(lambda: _run(arguments, sys.argv[1:] if argv is None else list(argv)))
@@ -129,10 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, command: list[str]) -> int:
     from nnunet_partial import __version__
     from nnunet_partial.inference.folder_prediction import Job, predict_folder
-    from nnunet_partial.inference.model_folder import find_model_folder
     from nnunet_partial.inference.predictor import Predictor, open_predictor, plan_of
 
-    model = arguments.m or find_model_folder(arguments.d, arguments.c, arguments.tr, arguments.p)
+    model = model_folder(arguments)
     job = Job(
         arguments.i,
         arguments.o,

@@ -12,10 +12,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_partial import __version__
-from nnunet_partial.atomic import write_json
+from nnunet_partial.atomic import atomic_folder, write_json
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Backend
 from nnunet_partial.inference.backends.open_backend import KINDS, open_backend
@@ -115,7 +112,8 @@ def export_model(
     unknown = [kind for kind in formats if kind not in KINDS]
     if unknown or not formats:
         raise PartialError(f"formats: expected some of {list(KINDS)}, found {list(formats)}")
-    with _new_folder(target, overwrite) as folder:
+    _check_target(target, overwrite)
+    with atomic_folder(target) as folder:
         model = load_model(
             model_folder, folds, checkpoint, configuration=configuration, trust_checkpoint=trust_checkpoint
         )
@@ -266,21 +264,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """Yields a folder beside `target` that becomes `target` on success, and is removed otherwise."""
+def _check_target(target: Path, overwrite: bool) -> None:
     if target.exists() and not (overwrite and is_exported(target)):
         hint = "--overwrite replaces it" if is_exported(target) else "it is no exported model"
         raise PartialError(f"{target}: exists already; {hint}; choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    replaced = target.with_name(f".{os.getpid()}.replaced.{target.name}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if target.exists():
-            target.replace(replaced)
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nnunet_partial.cli import export
-from nnunet_partial.cli.export import main
+from nnunet_partial.cli.export import build_parser, main
 from nnunet_partial.inference.backends.open_backend import KINDS
 from nnunet_partial.inference.exported_model import load_exported
 from nnunet_partial.inference.model_folder import CHECKPOINT
@@ -80,7 +80,8 @@ def test_errors_have_no_traceback(nnunet_folders: Path, capsys: pytest.CaptureFi
 
 def test_what_the_parser_repeats_is_what_the_library_says() -> None:
     assert export._FORMATS == KINDS
-    assert export._CHECKPOINT == CHECKPOINT
+    arguments = build_parser().parse_args(["-m", "x", "-o", "y"])
+    assert arguments.chk == CHECKPOINT
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -183,15 +182,15 @@ def test_ctrl_c_ends_the_command_after_it_could_clear_up(tmp_path: Path, log: Pa
         "; signal.signal(15, clear); print('up', flush=True); time.sleep(60)"
     )
 
-    def interrupt() -> None:
-        while not (log.exists() and "up" in log.read_text()):
-            time.sleep(0.02)
-        signal.pthread_kill(main_thread, signal.SIGINT)
-
-    main_thread = threading.get_ident()
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        measure_command(python(clears_up, str(tmp_path / "cleared")), log)
-    thread.join()
+    command = python(clears_up, str(tmp_path / "cleared"))
+    measures = (
+        "import pathlib; from nnunet_partial.inference.efficiency.measurement import measure_command; "
+        f"measure_command({list(command)!r}, pathlib.Path({str(log)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", measures], stderr=subprocess.PIPE, text=True)
+    while not (log.exists() and "up" in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert (tmp_path / "cleared").exists()
