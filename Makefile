@@ -12,7 +12,7 @@ help:
 	@echo "make test-slow  run the tests that take minutes"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make bench      measure against stock nnU-Net (ratios)"
-	@echo "make bench-methods  compare the training methods on phantoms and on real CT (an hour or two on a CPU)"
+	@echo "make bench-methods  compare the training methods on phantoms and on real CT (hours on a CPU)"
 	@echo "make real-ct    train on the real CT volumes in NNUNET_PARTIAL_REAL_DATA (default ../shared/data)"
 
 # uv resolves and installs in a fraction of pip's time; torch and torchvision must come from the same index

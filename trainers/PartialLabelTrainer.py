@@ -13,7 +13,7 @@ class PartialLabelTrainer(PartialTrainer):
     Classes that several sources annotate share a head; a positive label of one class teaches the others of its
     axis that they are absent there (implicit labels, Jenke et al.). Patches are drawn class → modality → source →
     case (Chen et al., section 3.5); a third of them lie anywhere, so that the network also sees what is far from all
-    classes. Heads start at a probability of 0.01. The benchmark of methods (docs/benchmarks.md) led to this choice.
+    classes. Heads start at a probability of 0.01. docs/benchmarks.md shows how it compares, and why it is the default.
     """
 
     recipe = Recipe(loss=MultiTalentLoss, sampling=HierarchicalSampling(anywhere_share=1 / 3), head_prior=0.01)
