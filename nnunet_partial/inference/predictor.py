@@ -31,8 +31,8 @@ __all__ = ["MODES", "Mode", "Prediction", "Predictor", "open_predictor", "plan_o
 Mode = Literal["exact", "fast", "paper"]
 MODES: tuple[Mode, ...] = ("exact", "fast", "paper")
 """'exact': nnU-Net's windows, mirroring and export. 'fast': fewer windows, no mirroring, less precision where the
-processor has it. 'paper': as 'fast', and labels are decided before they are resampled (Zhu et al. 2023, section 2.3),
-which costs accuracy at boundaries and saves next to nothing here."""
+processor has it. 'paper': as 'fast', and labels are decided before they are resampled (Zhu et al. 2023, Table 1),
+which costs accuracy at boundaries."""
 
 _STEP: dict[Mode, float] = {"exact": 0.5, "fast": 0.8, "paper": 0.8}
 
