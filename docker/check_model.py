@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnunet_partial.cli.command import run_command
 from nnunet_partial.inference.backends.open_backend import choose_backend, open_backend
-from nnunet_partial.inference.exported_model import load_exported
+from nnunet_partial.inference.model.exported_model import load_exported
 
 
 def check(folder: Path, device: str) -> int:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from nnunet_partial.inference.exported_model import export_model
+    from nnunet_partial.inference.model.exported_model import export_model
 
     agreement = export_model(
         model_folder(arguments),

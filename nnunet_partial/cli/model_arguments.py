@@ -46,7 +46,7 @@ def model_folder(arguments: argparse.Namespace) -> Path:
     Raises:
         PartialError: There is no such model.
     """
-    from nnunet_partial.inference.model_folder import find_model_folder
+    from nnunet_partial.inference.model.model_folder import find_model_folder
 
     named: Path | None = arguments.m
     return named or find_model_folder(arguments.d, arguments.c, arguments.tr, arguments.p)

@@ -13,14 +13,19 @@ from rich.text import Text
 
 from nnunet_partial.atomic import atomic_folder, write_json
 from nnunet_partial.errors import PartialError, ProblemsError
-from nnunet_partial.inference.case_files import cases_of_folder
 from nnunet_partial.inference.claims import claimed
-from nnunet_partial.inference.image_reader import Image, read_image
-from nnunet_partial.inference.label_writer import output_ending, write_class_files, write_labels, write_probabilities
-from nnunet_partial.inference.plan import PredictionPlan
+from nnunet_partial.inference.model.plan import PredictionPlan
 from nnunet_partial.inference.predictor import Predictor
-from nnunet_partial.inference.prefetch import Prefetcher
-from nnunet_partial.inference.segmentation_nrrd import layers_of_masks, write_segmentation_nrrd
+from nnunet_partial.inference.reading.case_files import cases_of_folder
+from nnunet_partial.inference.reading.image_reader import Image, read_image
+from nnunet_partial.inference.reading.prefetch import Prefetcher
+from nnunet_partial.inference.writing.label_writer import (
+    output_ending,
+    write_class_files,
+    write_labels,
+    write_probabilities,
+)
+from nnunet_partial.inference.writing.segmentation_nrrd import layers_of_masks, write_segmentation_nrrd
 
 __all__ = ["OUTPUTS", "Job", "Output", "predict_folder"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_partial.inference.plan import Decoding, PredictionPlan
+from nnunet_partial.inference.model.plan import Decoding, PredictionPlan
 from nnunet_partial.inference.preprocessing import Prepared
 from nnunet_partial.inference.resampling import resample_image
 

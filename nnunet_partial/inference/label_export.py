@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_partial.inference.plan import Decoding
+from nnunet_partial.inference.model.plan import Decoding
 from nnunet_partial.inference.resampling import AxisMap
 from nnunet_partial.inference.winners import Logits, Winners, rule_of
 

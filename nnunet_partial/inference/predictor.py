@@ -18,7 +18,7 @@ from nnunet_partial.inference.full_resolution import (
     probabilities_of_channels,
 )
 from nnunet_partial.inference.label_export import Labels, export_labels
-from nnunet_partial.inference.plan import Decoding, PredictionPlan
+from nnunet_partial.inference.model.plan import Decoding, PredictionPlan
 from nnunet_partial.inference.preprocessing import Prepared, prepare
 from nnunet_partial.inference.resampling import AxisMap
 from nnunet_partial.inference.windows import sliding_logits, window_count
@@ -229,7 +229,7 @@ def open_predictor(
     Raises:
         PartialError: The model cannot be loaded, or an argument is out of range.
     """
-    from nnunet_partial.inference.exported_model import is_exported
+    from nnunet_partial.inference.model.exported_model import is_exported
 
     if mode not in MODES:
         raise PartialError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
@@ -267,8 +267,8 @@ def plan_of(
     Raises:
         PartialError: The model cannot be read.
     """
-    from nnunet_partial.inference.exported_model import is_exported, load_exported
-    from nnunet_partial.inference.model_folder import load_checkpoint, open_model_folder
+    from nnunet_partial.inference.model.exported_model import is_exported, load_exported
+    from nnunet_partial.inference.model.model_folder import load_checkpoint, open_model_folder
 
     if is_exported(model):
         return load_exported(model).plan
@@ -300,7 +300,7 @@ class _Choice:
 
 
 def _open_folder(model: Path, choice: _Choice) -> tuple[PredictionPlan, Backend]:
-    from nnunet_partial.inference.model_folder import load_model
+    from nnunet_partial.inference.model.model_folder import load_model
 
     if choice.backend not in ("auto", "torch"):
         raise PartialError(
@@ -325,7 +325,7 @@ def _open_folder(model: Path, choice: _Choice) -> tuple[PredictionPlan, Backend]
 
 def _open_exported(model: Path, choice: _Choice) -> tuple[PredictionPlan, Backend]:
     from nnunet_partial.inference.backends.open_backend import choose_backend, open_backend
-    from nnunet_partial.inference.exported_model import load_exported
+    from nnunet_partial.inference.model.exported_model import load_exported
 
     if choice.folds is not None:
         raise PartialError(f"{model}: an exported model has its folds chosen already; leave out -f")

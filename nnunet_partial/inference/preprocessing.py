@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.plan import Normalization, PredictionPlan
+from nnunet_partial.inference.model.plan import Normalization, PredictionPlan
 from nnunet_partial.inference.resampling import AxisMap, axis_maps, resample_image, resampled_shape
 
 __all__ = ["Prepared", "prepare"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.plan import Decoding
+from nnunet_partial.inference.model.plan import Decoding
 from nnunet_partial.labels import AnnotationSet, LabelSpace
 from nnunet_partial.labels.sidecar import has_partial_labels, partial_labels_of
 

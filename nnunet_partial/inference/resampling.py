@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_partial.inference.plan import Resampling
+from nnunet_partial.inference.model.plan import Resampling
 
 __all__ = ["AxisMap", "axis_maps", "resample_image", "resampled_shape", "separate_axis"]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_partial.inference.plan import Decoding
+from nnunet_partial.inference.model.plan import Decoding
 
 __all__ = ["Argmax", "LastRegion", "Logits", "Rule", "Winners", "rule_of"]
 

@@ -7,7 +7,7 @@ import pytest
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
 from nnunet_partial.inference.label_export import export_labels
-from nnunet_partial.inference.plan import Decoding, Resampling
+from nnunet_partial.inference.model.plan import Decoding, Resampling
 from nnunet_partial.inference.resampling import axis_maps, resample_image
 from tests.bench.measure import paired_seconds
 

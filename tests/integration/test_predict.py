@@ -16,9 +16,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_partial.cli.predict import build_parser, main
-from nnunet_partial.inference.exported_model import export_model
-from nnunet_partial.inference.image_reader import read_image
+from nnunet_partial.inference.model.exported_model import export_model
 from nnunet_partial.inference.predictor import open_predictor
+from nnunet_partial.inference.reading.image_reader import read_image
 from nnunet_partial.labels.regions import with_region_labels
 from tests.unit.test_protocol_view import labels_of
 from tests.unit.tiny_models import REGIONS, configuration, make_dataset_json, make_plans, write_model

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nnunet_partial.cli import efficiency, predict
-from nnunet_partial.inference.exported_model import export_model
+from nnunet_partial.inference.model.exported_model import export_model
 from tests.documents import ROOT
 from tests.unit import tiny_models
 

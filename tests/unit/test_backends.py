@@ -16,9 +16,9 @@ from nnunet_partial.inference.backends.backend import Backend
 from nnunet_partial.inference.backends.conversion import write_network
 from nnunet_partial.inference.backends.open_backend import choose_backend, open_backend
 from nnunet_partial.inference.backends.torch_backend import TorchBackend
-from nnunet_partial.inference.model_folder import LoadedModel, load_model
-from nnunet_partial.inference.network import build_network, load_weights
-from nnunet_partial.inference.weights_file import read_weights, write_weights
+from nnunet_partial.inference.model.model_folder import LoadedModel, load_model
+from nnunet_partial.inference.model.network import build_network, load_weights
+from nnunet_partial.inference.model.weights_file import read_weights, write_weights
 from tests.unit import tiny_models
 from tests.unit.tiny_models import configuration, make_plans
 

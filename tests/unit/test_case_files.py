@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_partial.errors import PartialError, ProblemsError, VolumeError
-from nnunet_partial.inference.case_files import cases_of_folder, natural_order
-from nnunet_partial.inference.prefetch import Prefetcher
+from nnunet_partial.inference.reading.case_files import cases_of_folder, natural_order
+from nnunet_partial.inference.reading.prefetch import Prefetcher
 
 
 def touch(folder: Path, *names: str) -> Path:

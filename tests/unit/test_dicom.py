@@ -11,10 +11,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_partial.errors import VolumeError
-from nnunet_partial.inference.dicom import holds_dicom
-from nnunet_partial.inference.geometry import lps_affine
-from nnunet_partial.inference.image_reader import read_image
-from nnunet_partial.inference.label_writer import output_ending, write_labels
+from nnunet_partial.inference.reading.dicom import holds_dicom
+from nnunet_partial.inference.reading.geometry import lps_affine
+from nnunet_partial.inference.reading.image_reader import read_image
+from nnunet_partial.inference.writing.label_writer import output_ending, write_labels
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 7, 6)).astype(np.int16)
 TILT = np.deg2rad(20)

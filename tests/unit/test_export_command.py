@@ -13,8 +13,8 @@ import torch
 from nnunet_partial.cli import export
 from nnunet_partial.cli.export import build_parser, main
 from nnunet_partial.inference.backends.open_backend import KINDS
-from nnunet_partial.inference.exported_model import load_exported
-from nnunet_partial.inference.model_folder import CHECKPOINT
+from nnunet_partial.inference.model.exported_model import load_exported
+from nnunet_partial.inference.model.model_folder import CHECKPOINT
 from tests import documents
 from tests.unit import tiny_models
 

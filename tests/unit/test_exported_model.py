@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference import exported_model
 from nnunet_partial.inference.backends.open_backend import open_backend
 from nnunet_partial.inference.backends.torch_backend import TorchBackend
-from nnunet_partial.inference.exported_model import PLAN_FILE, export_model, is_exported, load_exported
-from nnunet_partial.inference.model_folder import load_model
+from nnunet_partial.inference.model import exported_model
+from nnunet_partial.inference.model.exported_model import PLAN_FILE, export_model, is_exported, load_exported
+from nnunet_partial.inference.model.model_folder import load_model
 from tests import documents
 from tests.unit import tiny_models
 from tests.unit.tiny_models import REGIONS, make_dataset_json
@@ -90,7 +90,7 @@ def test_reading_needs_neither_torch_nor_nnunet(exported: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from nnunet_partial.inference.exported_model import load_exported
+from nnunet_partial.inference.model.exported_model import load_exported
 from nnunet_partial.inference.backends.openvino_backend import OpenVINOBackend
 from nnunet_partial.inference.backends.onnx_backend import ONNXBackend
 plan, files = load_exported(Path(sys.argv[1]))
@@ -115,7 +115,7 @@ def test_openvino_predicts_without_torch(model: Path, tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import numpy as np
-from nnunet_partial.inference.exported_model import load_exported
+from nnunet_partial.inference.model.exported_model import load_exported
 from nnunet_partial.inference.backends.open_backend import choose_backend, open_backend
 plan, files = load_exported(Path(sys.argv[1]))
 kind = choose_backend(files, "cpu")
@@ -137,7 +137,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 def test_a_back_end_that_predicts_something_else_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nnunet_partial.inference import weights_file
+    from nnunet_partial.inference.model import weights_file
 
     def spoiled(path: Path, weights: Any) -> None:
         changed = {
@@ -181,7 +181,7 @@ def test_windows_to_compare_on_look_like_what_the_network_sees(model: Path) -> N
 
 
 def exported_model_normalization() -> Any:
-    from nnunet_partial.inference.plan import Normalization
+    from nnunet_partial.inference.model.plan import Normalization
 
     return Normalization("ZScoreNormalization")
 

@@ -12,9 +12,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.model_folder import load_model
-from nnunet_partial.inference.network import build_network, load_weights
-from nnunet_partial.inference.plan import Architecture, PredictionPlan
+from nnunet_partial.inference.model.model_folder import load_model
+from nnunet_partial.inference.model.network import build_network, load_weights
+from nnunet_partial.inference.model.plan import Architecture, PredictionPlan
 from tests.unit import tiny_models
 from tests.unit.tiny_models import REGIONS, architecture, configuration, make_dataset_json, make_plans
 

@@ -11,7 +11,7 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 from scipy import ndimage
 
 from nnunet_partial.inference.label_export import export_labels
-from nnunet_partial.inference.plan import Decoding, Resampling
+from nnunet_partial.inference.model.plan import Decoding, Resampling
 from nnunet_partial.inference.resampling import axis_maps
 from nnunet_partial.inference.winners import Argmax, LastRegion
 

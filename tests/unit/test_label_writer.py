@@ -19,9 +19,9 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from skimage import io
 
 from nnunet_partial.errors import VolumeError
-from nnunet_partial.inference.colours import class_colours
-from nnunet_partial.inference.image_reader import Image, read_image
-from nnunet_partial.inference.label_writer import (
+from nnunet_partial.inference.reading.image_reader import Image, read_image
+from nnunet_partial.inference.writing.colours import class_colours
+from nnunet_partial.inference.writing.label_writer import (
     class_masks,
     file_safe,
     output_ending,
@@ -29,7 +29,7 @@ from nnunet_partial.inference.label_writer import (
     write_labels,
     write_probabilities,
 )
-from nnunet_partial.inference.segmentation_nrrd import Segment, layers_of_masks, write_segmentation_nrrd
+from nnunet_partial.inference.writing.segmentation_nrrd import Segment, layers_of_masks, write_segmentation_nrrd
 
 STOCK = {
     reader.__name__: reader
@@ -70,7 +70,7 @@ def test_nifti_equals_nnunets_to_the_byte(
     reader: str, affine: str, ending: str, highest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if highest == 13:  # with and without the optional package
-        monkeypatch.setattr("nnunet_partial.inference.nifti_bytes.importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr("nnunet_partial.inference.reading.nifti_bytes.importlib.util.find_spec", lambda name: None)
     path = nifti(tmp_path / "a_0000.nii.gz", affine=affine)
     image = read_image([path], reader)
     labels = labels_for(image, highest)

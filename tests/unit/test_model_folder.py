@@ -14,14 +14,14 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.model_folder import (
+from nnunet_partial.inference.model.model_folder import (
     find_model_folder,
     load_checkpoint,
     load_model,
     open_model_folder,
 )
-from nnunet_partial.inference.nnunet_plans import find_configuration, read_decoding, read_plan
-from nnunet_partial.inference.plan import PredictionPlan, Resampling
+from nnunet_partial.inference.model.nnunet_plans import find_configuration, read_decoding, read_plan
+from nnunet_partial.inference.model.plan import PredictionPlan, Resampling
 from tests.unit import tiny_models
 from tests.unit.tiny_models import LABELS, REGIONS, architecture, configuration, make_dataset_json, make_plans
 

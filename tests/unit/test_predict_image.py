@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.efficiency.results import CaseCost
-from nnunet_partial.inference.exported_model import PLAN_FILE, export_model
+from nnunet_partial.inference.model.exported_model import PLAN_FILE, export_model
 from tests import documents
 from tests.documents import ROOT
 from tests.unit import tiny_models

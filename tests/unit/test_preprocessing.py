@@ -8,7 +8,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.plan import Architecture, Decoding, Normalization, PredictionPlan, Resampling
+from nnunet_partial.inference.model.plan import Architecture, Decoding, Normalization, PredictionPlan, Resampling
 from nnunet_partial.inference.preprocessing import prepare
 
 STATISTICS = {"mean": 20.0, "std": 50.0, "percentile_00_5": -90.0, "percentile_99_5": 110.0}

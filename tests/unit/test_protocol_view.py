@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.nnunet_plans import read_decoding
+from nnunet_partial.inference.model.nnunet_plans import read_decoding
 from nnunet_partial.inference.protocol_view import protocol_view
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels
 from nnunet_partial.labels.axes import one_axis_per_source

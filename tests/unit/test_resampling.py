@@ -11,7 +11,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 
-from nnunet_partial.inference.plan import Resampling
+from nnunet_partial.inference.model.plan import Resampling
 from nnunet_partial.inference.resampling import (
     AxisMap,
     axis_maps,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.network import build_network, load_weights
-from nnunet_partial.inference.plan import PredictionPlan
+from nnunet_partial.inference.model.network import build_network, load_weights
+from nnunet_partial.inference.model.plan import PredictionPlan
 
 __all__ = ["write_network"]
 

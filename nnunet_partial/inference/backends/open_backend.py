@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Backend, Precision
-from nnunet_partial.inference.plan import PredictionPlan
+from nnunet_partial.inference.model.plan import PredictionPlan
 
 __all__ = ["KINDS", "choose_backend", "open_backend"]
 
@@ -64,7 +64,7 @@ def open_backend(
     """
     if kind == "torch":
         from nnunet_partial.inference.backends.torch_backend import TorchBackend
-        from nnunet_partial.inference.weights_file import read_weights
+        from nnunet_partial.inference.model.weights_file import read_weights
 
         return TorchBackend(
             plan,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Precision
-from nnunet_partial.inference.network import build_network, load_weights
-from nnunet_partial.inference.plan import PredictionPlan
+from nnunet_partial.inference.model.network import build_network, load_weights
+from nnunet_partial.inference.model.plan import PredictionPlan
 
 __all__ = ["TorchBackend"]
 

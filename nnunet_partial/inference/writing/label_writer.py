@@ -15,9 +15,15 @@ import numpy.typing as npt
 
 from nnunet_partial.atomic import atomic_path, write_json
 from nnunet_partial.errors import VolumeError
-from nnunet_partial.inference.geometry import ImageGeometry, ItkGeometry, NibabelGeometry, PixelGeometry, itk_image
-from nnunet_partial.inference.image_reader import Image
-from nnunet_partial.inference.nifti_bytes import compress, is_nifti
+from nnunet_partial.inference.reading.geometry import (
+    ImageGeometry,
+    ItkGeometry,
+    NibabelGeometry,
+    PixelGeometry,
+    itk_image,
+)
+from nnunet_partial.inference.reading.image_reader import Image
+from nnunet_partial.inference.reading.nifti_bytes import compress, is_nifti
 
 __all__ = [
     "class_masks",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.plan import Architecture, Decoding, Normalization, PredictionPlan, Resampling
+from nnunet_partial.inference.model.plan import Architecture, Decoding, Normalization, PredictionPlan, Resampling
 
 __all__ = ["find_configuration", "read_decoding", "read_plan"]
 

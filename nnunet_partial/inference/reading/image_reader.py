@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_partial.errors import VolumeError
-from nnunet_partial.inference.dicom import read_series
-from nnunet_partial.inference.geometry import (
+from nnunet_partial.inference.reading.dicom import read_series
+from nnunet_partial.inference.reading.geometry import (
     ImageGeometry,
     ItkGeometry,
     NibabelGeometry,
@@ -27,7 +27,7 @@ from nnunet_partial.inference.geometry import (
     itk_image,
     lps_affine,
 )
-from nnunet_partial.inference.nifti_bytes import is_nifti, load_nifti
+from nnunet_partial.inference.reading.nifti_bytes import is_nifti, load_nifti
 
 __all__ = ["READERS", "Image", "read_image"]
 

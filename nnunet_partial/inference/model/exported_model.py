@@ -24,8 +24,8 @@ from nnunet_partial.atomic import atomic_folder, write_json
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Backend
 from nnunet_partial.inference.backends.open_backend import KINDS, open_backend
-from nnunet_partial.inference.model_folder import CHECKPOINT, LoadedModel, load_model
-from nnunet_partial.inference.plan import PredictionPlan
+from nnunet_partial.inference.model.model_folder import CHECKPOINT, LoadedModel, load_model
+from nnunet_partial.inference.model.plan import PredictionPlan
 
 __all__ = ["PLAN_FILE", "TOLERANCE", "Agreement", "ExportedModel", "export_model", "is_exported", "load_exported"]
 
@@ -195,7 +195,7 @@ def _write(kind: str, model: LoadedModel, folder: Path) -> tuple[str, ...]:
     names = []
     for fold, weights, source in zip(model.folder.folds, model.weights, model.folder.checkpoints, strict=True):
         if kind == "torch":
-            from nnunet_partial.inference.weights_file import write_weights
+            from nnunet_partial.inference.model.weights_file import write_weights
 
             names.append(f"weights_fold_{fold}.safetensors")
             write_weights(folder / names[-1], weights)

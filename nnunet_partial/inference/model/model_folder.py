@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.nnunet_plans import read_plan
-from nnunet_partial.inference.plan import PredictionPlan
+from nnunet_partial.inference.model.nnunet_plans import read_plan
+from nnunet_partial.inference.model.plan import PredictionPlan
 
 if TYPE_CHECKING:
     from torch import Tensor

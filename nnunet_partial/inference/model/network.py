@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.plan import Architecture, PredictionPlan
+from nnunet_partial.inference.model.plan import Architecture, PredictionPlan
 
 __all__ = ["build_network", "load_weights"]
 
