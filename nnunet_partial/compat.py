@@ -1,19 +1,15 @@
 """The only importer of nnU-Net internals that are no public classes. Written against nnunetv2 2.8."""
 
-from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import dummy_context
 
 __all__ = [
     "DeepSupervisionWrapper",
-    "compute_gaussian",
     "default_num_processes",
     "dummy_context",
     "export_prediction_from_logits",
     "get_allowed_n_proc_DA",
-    "insert_crop_into_image",
 ]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ __all__ = [
     "ZScore",
     "fingerprint_clip",
     "histogram",
-    "is_normalised",
+    "modalities_of_cases",
     "normalise_file",
     "normalise_folder",
+    "refuse_normalised",
     "rule_from_json",
     "rule_to_json",
 ]
@@ -122,13 +123,14 @@ class ZScore:
     The region is that of nnU-Net's crop: the voxels that are not 0, and holes among them. Outside of it voxels stay
     0, so that nnU-Net crops as it would have; this is nnU-Net's ZScoreNormalization with a mask, of each channel by
     itself. nnU-Net uses the mask only where cropping takes away more than a quarter of most scans; we always do.
-    A region without contrast becomes 0.
+    A region without contrast becomes 0. 2D images have no holes, because nnU-Net makes them volumes of one slice.
     """
 
     def apply(self, image: Image) -> npt.NDArray[np.float32]:
         """The normalised image; (*S) in and out."""
-        region = ndimage.binary_fill_holes(image != 0)
+        region = ndimage.binary_fill_holes(np.atleast_3d(image != 0)).reshape(image.shape)
         voxels = image[region]
+        voxels.sort()  # so that sums come out the same for each order of the axes
         if voxels.size == 0 or voxels.min() == voxels.max():
             return np.zeros(image.shape, np.float32)
         mean = float(voxels.mean(dtype=np.float64))
@@ -264,9 +266,14 @@ def _percentile(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], 
     return float(below + (above - below) * (rank - math.floor(rank)))
 
 
-def is_normalised(path: Path) -> bool:
-    """Whether an image carries the mark of a normalised one."""
-    return read_description(path).startswith(_MARK)
+def refuse_normalised(path: Path, advice: str = "give the original image") -> None:
+    """Refuses an image that carries the mark of a normalised one.
+
+    Raises:
+        VolumeError: It does, or cannot be read; ends with the advice.
+    """
+    if read_description(path).startswith(_MARK):
+        raise VolumeError(f"{path}: is normalised already, and would be normalised twice; {advice}")
 
 
 def _mark(rule: Rule) -> str:
@@ -285,9 +292,10 @@ def normalise_file(source: Path, target: Path, rule: Rule) -> None:
     Raises:
         VolumeError: The image cannot be read or written, holds no finite numbers, or is normalised already.
     """
-    if is_normalised(source):
-        raise VolumeError(f"{source}: is normalised already, and would be normalised twice; give the original image")
-    write_intensities(target, rule.apply(read_intensities(source)), source, _mark(rule))
+    refuse_normalised(source)
+    # in single precision, as nnU-Net's readers give them: what is normalised after reading comes out the same
+    image = read_intensities(source).astype(np.float32, copy=False)
+    write_intensities(target, rule.apply(image), source, _mark(rule))
 
 
 @dataclass(frozen=True)
@@ -362,11 +370,30 @@ def _rules_of_images(
     cases = channel_files(images, file_ending)
     if not cases:
         raise PartialError(f"{images}: no images found; expected files CASE_0000{file_ending}")
+    of_case = modalities_of_cases(images, cases, modalities, rules)
+    return {path: rules[of_case[case]] for case, files in cases.items() for path in files.values()}
+
+
+def modalities_of_cases(
+    images: Path, cases: Collection[str], modalities: str | Mapping[str, str], known: Collection[str]
+) -> dict[str, str]:
+    """The modality of each case of a folder.
+
+    Args:
+        images: The folder, for messages.
+        cases: Its cases.
+        modalities: Modality of all cases, or case to modality; other cases may be listed, too.
+        known: What a modality may be.
+
+    Raises:
+        PartialError: A case has none, or none that is known.
+    """
     of_case = dict.fromkeys(cases, modalities) if isinstance(modalities, str) else modalities
     unlisted = sorted(case for case in cases if case not in of_case)
     if unlisted:
         raise PartialError(f"{images}: no modality is given for the cases {unlisted}; add them to the CSV file")
-    unknown = sorted({of_case[case] for case in cases} - set(rules))
+    found = {case: of_case[case] for case in cases}
+    unknown = sorted(set(found.values()) - set(known))
     if unknown:
-        raise PartialError(f"the model has no rule for the modality {unknown}; it has rules for {sorted(rules)}")
-    return {path: rules[of_case[case]] for case, files in cases.items() for path in files.values()}
+        raise PartialError(f"the model has no rule for the modality {unknown}; expected some of {sorted(known)}")
+    return found

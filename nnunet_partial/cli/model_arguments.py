@@ -1,11 +1,11 @@
-"""Flags that name a trained model, alike in all commands that use one."""
+"""Flags that name a trained model and the modality of images for it, alike in all commands that use them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-__all__ = ["add_model", "check_model", "model_folder"]
+__all__ = ["add_modality", "add_model", "check_model", "given_modalities", "model_folder"]
 
 
 def add_model(parser: argparse.ArgumentParser, of_folder: str = "the model folder") -> None:
@@ -50,3 +50,32 @@ def model_folder(arguments: argparse.Namespace) -> Path:
 
     named: Path | None = arguments.m
     return named or find_model_folder(arguments.d, arguments.c, arguments.tr, arguments.p)
+
+
+def add_modality(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, required: bool, more: str = "") -> None:
+    """Adds --modality and --modalities, of which one may be given.
+
+    Args:
+        parser: The command, or a group of its flags.
+        required: One must be given.
+        more: What else --modality may be, for its help.
+    """
+    modality = parser.add_mutually_exclusive_group(required=required)
+    modality.add_argument("--modality", metavar="NAME", help=f"modality of all images, as in the merge file{more}")
+    modality.add_argument(
+        "--modalities", type=Path, metavar="FILE", help="CSV file with the columns 'case' and 'modality'"
+    )
+
+
+def given_modalities(arguments: argparse.Namespace) -> str | dict[str, str] | None:
+    """What --modality or --modalities say: the modality of all images, or case to modality; None without them.
+
+    Raises:
+        LabelError: The CSV file cannot be read, or lacks a column, or says two things of a case.
+    """
+    if arguments.modalities is None:
+        name: str | None = arguments.modality
+        return name
+    from nnunet_partial.labels.merge_file import read_csv_mapping
+
+    return read_csv_mapping(arguments.modalities, "case", "modality")

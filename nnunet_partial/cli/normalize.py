@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_partial.cli.command import add_processes, add_version, output_console, run_command
+from nnunet_partial.cli.model_arguments import add_modality, given_modalities
 
 __all__ = ["build_parser", "main"]
 
@@ -16,18 +17,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_partial_normalize",
         description="Normalises images for nnUNetv2_predict, where the model's images were normalised by modality "
-        "when they were merged. Images that are there already are not made again. See docs/how-to-ct-and-mr.md.",
+        "when they were merged; nnUNetv2_partial_predict does so itself. Images that are there already are not made "
+        "again. See docs/how-to-ct-and-mr.md.",
     )
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="images CASE_0000.ending")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where the normalised images go")
     rules = parser.add_mutually_exclusive_group(required=True)
     rules.add_argument("-d", metavar="ID_OR_NAME_OR_FOLDER", help="merged dataset of the model, e.g. 100 or a folder")
     rules.add_argument("-m", type=Path, metavar="FOLDER", help="model folder, or its dataset.json")
-    modality = parser.add_mutually_exclusive_group(required=True)
-    modality.add_argument("--modality", metavar="NAME", help="modality of all images, as in the merge file")
-    modality.add_argument(
-        "--modalities", type=Path, metavar="FILE", help="CSV file with the columns 'case' and 'modality'"
-    )
+    add_modality(parser, required=True)
     add_processes(parser)
     parser.add_argument("--overwrite", action="store_true", help="make all images again")
     add_version(parser)
@@ -41,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from nnunet_partial.labels.merge_file import read_csv_mapping
     from nnunet_partial.labels.raw_dataset import find_dataset_folder
     from nnunet_partial.labels.sidecar import has_partial_labels, load_dataset_json, partial_labels_of
     from nnunet_partial.normalisation import normalise_folder
@@ -52,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.i,
         arguments.o,
         partial_labels_of(content, str(place)).normalisation if has_partial_labels(content) else {},
-        arguments.modality or read_csv_mapping(arguments.modalities, "case", "modality"),
+        given_modalities(arguments) or {},
         file_ending=str(content.get("file_ending")),
         processes=arguments.np,
         overwrite=arguments.overwrite,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_partial.cli.command import add_version, output_console, run_command
-from nnunet_partial.cli.model_arguments import add_model, check_model, model_folder
+from nnunet_partial.cli.model_arguments import add_modality, add_model, check_model, given_modalities, model_folder
 
 __all__ = ["build_parser", "main"]
 
@@ -31,6 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where predictions go")
     add_model(parser, "the model folder, or what nnUNetv2_partial_export wrote")
+    add_modality(
+        parser.add_argument_group("modality", "for models of CT and MR together, whose images are normalised by it"),
+        required=False,
+        more="; 'normalised' for images of nnUNetv2_partial_normalize",
+    )
     _add_prediction(parser)
     _add_output(parser)
     add_version(parser)
@@ -115,6 +120,7 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
         arguments.num_parts,
         arguments.part_id,
         arguments.continue_prediction,
+        given_modalities(arguments),
     )
     job.check()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -14,6 +14,12 @@ from rich.text import Text
 from nnunet_partial.atomic import atomic_folder, write_json
 from nnunet_partial.errors import PartialError, ProblemsError
 from nnunet_partial.inference.claims import claimed
+from nnunet_partial.inference.model.modality_rules import (
+    NORMALISED,
+    chosen_modalities,
+    model_rules,
+    normalised_image,
+)
 from nnunet_partial.inference.model.plan import PredictionPlan
 from nnunet_partial.inference.predictor import Predictor
 from nnunet_partial.inference.reading.case_files import cases_of_folder
@@ -26,6 +32,9 @@ from nnunet_partial.inference.writing.label_writer import (
     write_probabilities,
 )
 from nnunet_partial.inference.writing.segmentation_nrrd import layers_of_masks, write_segmentation_nrrd
+
+if TYPE_CHECKING:
+    from nnunet_partial.normalisation import Rule
 
 __all__ = ["OUTPUTS", "Job", "Output", "predict_folder"]
 
@@ -47,6 +56,8 @@ class Job:
         parts: Number of parts that the cases are dealt out to.
         part: This one, from 0.
         resumes: Skip cases whose output exists.
+        modalities: Modality of all images, or case to modality, where the model normalises by modality; 'normalised'
+            for images of `nnUNetv2_partial_normalize`.
     """
 
     images: Path
@@ -56,6 +67,7 @@ class Job:
     parts: int = 1
     part: int = 0
     resumes: bool = False
+    modalities: str | Mapping[str, str] | None = None
 
     def check(self) -> None:
         """Raises a PartialError where parts do not fit together."""
@@ -91,11 +103,13 @@ def predict_folder(
         The cases that this process predicted.
 
     Raises:
-        PartialError: The folder of images is empty, or the output cannot be written.
+        PartialError: The folder of images is empty, modalities do not fit the model, or the output cannot be written.
         ProblemsError: Cases failed; the others are done.
     """
     job.check()
     cases = cases_of_folder(job.images, plan.file_ending, len(plan.channel_names))
+    rules = model_rules(plan.dataset_json)
+    modalities = chosen_modalities(rules, job.images, cases, job.modalities)
     mine = dict(list(cases.items())[job.part :: job.parts])
     _prepare_output(job, plan, record)
     began = time.time()
@@ -105,7 +119,7 @@ def predict_folder(
         return []
 
     def read(case: str) -> Image:
-        return read_image(mine[case], plan.reader, channels=len(plan.channel_names), dimensions=len(plan.patch_size))
+        return _read(mine[case], plan, rules, modalities[case])
 
     predicted: list[str] = []
     problems: list[str] = []
@@ -158,13 +172,25 @@ def _is_done(job: Job, case: str, plan: PredictionPlan, after: float | None = No
     return all(path.exists() and (after is None or path.stat().st_mtime >= after) for path in targets)
 
 
+def _read(files: Sequence[Path], plan: PredictionPlan, rules: Mapping[str, Rule], modality: str | None) -> Image:
+    """Reads an image and normalises it by its modality, where the model has rules."""
+    image = read_image(files, plan.reader, channels=len(plan.channel_names), dimensions=len(plan.patch_size))
+    if modality in rules:
+        from nnunet_partial.normalisation import refuse_normalised
+
+        for file in (file for file in files if file.is_file()):  # a DICOM series has no such mark
+            refuse_normalised(file, f"give the original image, or say --modality {NORMALISED}")
+    return replace(image, data=normalised_image(image.data, modality, rules))
+
+
 def _predict(image: Image, case: str, job: Job, predictor: Predictor) -> None:
     ending = output_ending(image, predictor.plan.file_ending)
     target = job.target(case, ending)
+    modality = None if job.modalities is None else NORMALISED  # when it was read
     if job.kind == "labels" and not job.probabilities:
-        write_labels(predictor(image.data, image.spacing), image, target)
+        write_labels(predictor(image.data, image.spacing, modality), image, target)
         return
-    prediction = predictor.predicted(image.data, image.spacing)
+    prediction = predictor.predicted(image.data, image.spacing, modality)
     if job.probabilities:
         with atomic_folder(job.probability_folder(case)) as folder:
             write_probabilities(prediction.probabilities(), image, folder, ending)

@@ -14,7 +14,8 @@ interpolated, channel by channel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -50,6 +51,24 @@ class _Layer(NamedTuple):
     upper: int
     first: int
     weights: NDArray[np.float64]
+
+
+class _Plane(NamedTuple):
+    """A low-resolution plane.
+
+    Attributes:
+        logits: (C, Y, X).
+        winners: (Y, X).
+        highest: (C,), highest logit of each channel.
+    """
+
+    logits: Logits
+    winners: Winners
+    highest: Logits
+
+    def copy(self) -> _Plane:
+        """The plane in memory of its own."""
+        return self._replace(logits=self.logits.copy())
 
 
 def _layers(axis_map: AxisMap) -> list[_Layer]:
@@ -96,30 +115,31 @@ class _Exporter:
         self._value_of[1 : channels + 1] = decoding.values
         self._result = result
 
-    def winners(self, plane: Logits) -> Winners:
-        """Winners of a low-resolution plane (C, Y, X)."""
-        return self._rule.winners(plane, self._dtype)
+    def plane(self, logits: Logits) -> _Plane:
+        """A low-resolution plane of logits (C, Y, X), with its winners."""
+        highest = logits.max(-1)
+        return _Plane(logits, self._rule.winners(logits, highest, self._dtype), highest.max(-1))
 
-    def write(self, layer: _Layer, logits: Logits, lower: Winners, upper: Winners) -> None:
+    def write(self, layer: _Layer, lower: _Plane, upper: _Plane) -> None:
         """Writes the output planes of a layer.
 
         Args:
             layer: The layer.
-            logits: Of its one or two low-resolution planes, (C, 1 or 2, Y, X).
-            lower: Winners of the first of them, (Y, X).
-            upper: Winners of the last of them.
+            lower: Its lower low-resolution plane.
+            upper: Its upper one, which may be the same.
         """
-        cells = self._cells(lower, upper)
+        planes = [lower] if lower is upper else [lower, upper]
+        cells = self._cells(lower.winners, upper.winners)
         undecided = np.flatnonzero(cells.ravel() == self._undecided)
         if undecided.size > _DENSE_SHARE * cells.size:
-            self._write_all(layer, logits)
+            self._write_all(layer, planes)
             return
         labels = np.take(np.take(cells, self._rows.lower, 0), self._columns.lower, 1)
         for plane in range(len(layer.weights)):
             np.take(self._value_of, labels, out=self._result[layer.first + plane])
         if undecided.size:
             points = self._points(labels, undecided, cells.shape)
-            self._settle(layer, self._corner_logits(logits, undecided), points)
+            self._settle(layer, self._boundary(planes, undecided), points)
 
     def _cells(self, lower: Winners, upper: Winners) -> Winners:
         """For each low-resolution cell the winner at all of its corners, or `undecided`; (Y, X)."""
@@ -143,29 +163,44 @@ class _Exporter:
         corners = np.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x])
         return _Points(place, cell, corners.astype(np.float32))
 
-    def _corner_logits(self, logits: Logits, undecided: NDArray[np.intp]) -> Logits:
-        """Logits at the corners of the undecided cells, (C, 1 or 2, 4, m)."""
-        channels, depth, height, width = logits.shape
+    def _boundary(self, planes: list[_Plane], undecided: NDArray[np.intp]) -> _Boundary:
+        """The undecided cells between planes, with the channels that may win there."""
+        height, width = planes[0].winners.shape
         y, x = np.divmod(undecided, width)
         below, right = np.minimum(y + 1, height - 1), np.minimum(x + 1, width - 1)
         corners = np.stack([y * width + x, y * width + right, below * width + x, below * width + right])
-        return np.take(logits.reshape(channels, depth, -1), corners, axis=2)
+        # those that win a voxel are certainly needed, and tell which of the others are
+        counts = sum(np.bincount(plane.winners.ravel(), minlength=len(self._value_of)) for plane in planes)
+        winning = np.flatnonzero(np.asarray(counts)[1 : len(planes[0].logits) + 1])
+        logits = _gathered(planes, winning, corners)
+        lows = logits.reshape(len(winning), -1, undecided.size).min(1)
+        highest = np.max([plane.highest for plane in planes], axis=0)
+        contending = self._rule.contenders(highest, lows)
+        contending[winning] = False
+        others = np.flatnonzero(contending)
+        channels = np.concatenate([winning, others])
+        order = np.argsort(channels)
+        if others.size:
+            logits = np.concatenate([logits, _gathered(planes, others, corners)])[order]
+        return _Boundary(channels[order], logits)
 
-    def _settle(self, layer: _Layer, corner_logits: Logits, points: _Points) -> None:
+    def _settle(self, layer: _Layer, boundary: _Boundary, points: _Points) -> None:
         """Decides the undecided voxels of a layer, those of cells with few candidates first."""
-        neighbours = corner_logits.reshape(len(corner_logits), -1, corner_logits.shape[-1])
+        logits = boundary.logits
+        neighbours = logits.reshape(len(logits), -1, logits.shape[-1])
         candidates = self._rule.candidates(neighbours.min(1), neighbours.max(1))
         several = candidates.sum(0)
         few = several <= _FEW_CANDIDATES
         for chosen, most in ((few, _FEW_CANDIDATES), (~few, len(candidates))):
             if chosen.any():
                 here = np.flatnonzero(chosen[points.cell])
-                self._settle_points(layer, corner_logits, _Candidates.of(candidates, chosen, most), points, here)
+                self._settle_points(layer, boundary, _Candidates.of(candidates, chosen, most), points, here)
 
     def _settle_points(
-        self, layer: _Layer, corner_logits: Logits, candidates: _Candidates, points: _Points, here: NDArray[np.intp]
+        self, layer: _Layer, boundary: _Boundary, candidates: _Candidates, points: _Points, here: NDArray[np.intp]
     ) -> None:
-        logits = candidates.of_channels(corner_logits)
+        logits = candidates.of_channels(boundary.logits)
+        value_of = self._value_of[np.concatenate([[0], boundary.channels + 1])]
         planes = self._result.reshape(len(self._result), -1)
         for start in range(0, here.size, _POINTS_AT_ONCE):
             part = here[start : start + _POINTS_AT_ONCE]
@@ -178,18 +213,40 @@ class _Exporter:
                 values = in_plane[:, 0]
                 if weight:
                     values = values + np.float32(weight) * (in_plane[:, -1] - values)
-                winner = self._rule.winners(values, np.uint16).astype(np.intp)
+                winner = self._rule.winners(values[:, None], values.max(-1)[:, None], np.uint16)[0].astype(np.intp)
                 number = np.take_along_axis(numbers, np.maximum(winner - 1, 0)[None], 0)[0] * (winner > 0)
-                planes[layer.first + plane, points.place[part]] = self._value_of[number]
+                planes[layer.first + plane, points.place[part]] = value_of[number]
 
-    def _write_all(self, layer: _Layer, logits: Logits) -> None:
+    def _write_all(self, layer: _Layer, planes: list[_Plane]) -> None:
         """Interpolates every channel of the output planes of a layer."""
         for plane, weight in enumerate(layer.weights):
-            low = logits[:, 0].astype(np.float32)
+            low = planes[0].logits.astype(np.float32)
             if weight:
-                low += np.float32(weight) * (logits[:, -1] - low)
-            winner = self._rule.winners(self._columns.along(self._rows.along(low, 1), 2), self._dtype)
+                low += np.float32(weight) * (planes[-1].logits - low)
+            logits = self._columns.along(self._rows.along(low, 1), 2)
+            winner = self._rule.winners(logits, logits.max(-1), self._dtype)
             np.take(self._value_of, winner, out=self._result[layer.first + plane])
+
+
+def _gathered(planes: list[_Plane], channels: NDArray[np.intp], corners: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Logits of some channels at the corners of cells, (k, planes, 4, m)."""
+    found = np.empty((len(channels), len(planes), *corners.shape), np.float32)
+    for row, channel in enumerate(channels):
+        for number, plane in enumerate(planes):
+            found[row, number] = np.take(plane.logits[channel].reshape(-1), corners)
+    return found
+
+
+class _Boundary(NamedTuple):
+    """The undecided cells of a layer.
+
+    Attributes:
+        channels: Numbers of the channels that may win in some of them, rising, counted from 0; (k,).
+        logits: Of these channels at the corners of the cells, (k, 1 or 2, 4, m).
+    """
+
+    channels: NDArray[np.intp]
+    logits: NDArray[np.float32]
 
 
 class _Candidates(NamedTuple):
@@ -232,26 +289,6 @@ class _Candidates(NamedTuple):
         return np.where(self.numbers[:, None, None] > 0, values, _NEVER).astype(np.float32)
 
 
-def _arrived(blocks: Iterable[Logits], layers: list[_Layer]) -> Iterator[tuple[list[_Layer], Logits, int]]:
-    """Layers whose low-resolution planes have all come, with these and the number of the first of them."""
-    kept: Logits | None = None
-    first = done = 0
-    for block in blocks:
-        kept = block if kept is None or kept.shape[1] == 0 else np.concatenate([kept, block], axis=1)
-        ready = done
-        while ready < len(layers) and layers[ready].upper < first + kept.shape[1]:
-            ready += 1
-        if ready > done:
-            yield layers[done:ready], kept, first
-            done = ready
-        needed = layers[done].lower if done < len(layers) else first + kept.shape[1]
-        dropped = min(needed - first, kept.shape[1])
-        kept, first = kept[:, dropped:].copy(), first + dropped
-    if done < len(layers):
-        found = first + (0 if kept is None else kept.shape[1])
-        raise ValueError(f"logits: expected at least {layers[-1].upper + 1} planes, got {found}")
-
-
 def export_labels(blocks: Iterable[Logits], maps: Maps, decoding: Decoding, threads: int = 1) -> Labels:
     """Labels at the resolution of the image.
 
@@ -259,7 +296,8 @@ def export_labels(blocks: Iterable[Logits], maps: Maps, decoding: Decoding, thre
     the logits; here it is float32, so that channels that are equal to a rounding may be decided otherwise.
 
     Args:
-        blocks: Logits (C, k, Y, X) of consecutive planes, together all planes of the first axis; any k.
+        blocks: Logits (C, k, Y, X) of consecutive planes, together all planes of the first axis; any k. A block is
+            not used any more once the next one is asked for.
         maps: From the network's to the image's voxels, of the three axes.
         decoding: What the channels mean.
         threads: Planes that are worked on at once.
@@ -272,14 +310,21 @@ def export_labels(blocks: Iterable[Logits], maps: Maps, decoding: Decoding, thre
     """
     written = np.uint8 if decoding.foreground_labels < 255 else np.uint16
     result: Labels = np.empty([len(axis_map.lower) for axis_map in maps], written)
-    exporter = _Exporter(maps, decoding, result)
+    exporter, layers = _Exporter(maps, decoding, result), _layers(maps[0])
+    arrived = done = 0
+    last: _Plane | None = None
     with ThreadPoolExecutor(threads) as pool:
-        for ready, logits, first in _arrived(blocks, _layers(maps[0])):
-            winners = list(pool.map(lambda z, low=logits: exporter.winners(low[:, z]), range(logits.shape[1])))
-
-            def write(layer: _Layer, low: Logits = logits, found: list[Winners] = winners, start: int = first) -> None:
-                lower, upper = layer.lower - start, layer.upper - start
-                exporter.write(layer, low[:, lower : upper + 1], found[lower], found[upper])
-
-            list(pool.map(write, ready))
+        for block in blocks:
+            planes = dict(enumerate(pool.map(exporter.plane, np.moveaxis(block, 1, 0)), start=arrived))
+            if last is not None:
+                planes[arrived - 1] = last
+            arrived += block.shape[1]
+            ready = [layer for layer in itertools.takewhile(lambda a: a.upper < arrived, layers[done:])]  # noqa: B023
+            for _ in pool.map(lambda a: exporter.write(a, planes[a.lower], planes[a.upper]), ready):  # noqa: B023
+                pass
+            done += len(ready)
+            if block.shape[1]:
+                last = planes[arrived - 1].copy()
+    if done < len(layers):
+        raise ValueError(f"logits: expected at least {layers[-1].upper + 1} planes, got {arrived}")
     return result

@@ -68,12 +68,14 @@ class Predictor:
         """What the logits that are exported mean."""
         return self.plan.decoding if self.view is None else self.view.decoding
 
-    def __call__(self, image: FloatArray, spacing_mm: Sequence[float]) -> Labels:
+    def __call__(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> Labels:
         """The label map of an image.
 
         Args:
             image: (C, z, y, x).
             spacing_mm: Voxel size along z, y, x.
+            modality: Of the image, as the merge file calls it, where the model normalises by modality; 'normalised'
+                for an image of `nnUNetv2_partial_normalize`.
 
         Returns:
             (z, y, x), uint8, or uint16 for 255 labels and more.
@@ -81,30 +83,40 @@ class Predictor:
         Raises:
             PartialError: The image does not fit the model.
         """
-        prepared = prepare(image, spacing_mm, self.plan)
+        prepared = prepare(image, spacing_mm, self.plan, modality)
         return prepared.restored(self._labels(prepared, self._logits(prepared), self.decoding), self.plan)
 
-    def predicted(self, image: FloatArray, spacing_mm: Sequence[float]) -> Prediction:
+    def predicted(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> Prediction:
         """A prediction of which more than the label map is wanted; all of its logits are kept.
 
         Args:
             image: (C, z, y, x).
             spacing_mm: Voxel size along z, y, x.
+            modality: As for a label map.
 
         Raises:
             PartialError: The image does not fit the model.
         """
-        prepared = prepare(image, spacing_mm, self.plan)
+        return self.of_prepared(prepare(image, spacing_mm, self.plan, modality))
+
+    def of_prepared(self, prepared: Prepared) -> Prediction:
+        """A prediction of an image that is preprocessed already.
+
+        Args:
+            prepared: By `prepare`, or by nnU-Net's preprocessor.
+        """
         return Prediction(self, prepared, _stored(self._logits(prepared)))
 
-    def windows(self, image: FloatArray, spacing_mm: Sequence[float]) -> int:
+    def windows(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> int:
         """Number of windows that an image takes, mirrored ones not counted.
 
         Args:
             image: (C, z, y, x).
             spacing_mm: Voxel size along z, y, x.
+            modality: As for a label map.
         """
-        return window_count(prepare(image, spacing_mm, self.plan).data.shape[1:], self.plan.patch_size, self.step)
+        prepared = prepare(image, spacing_mm, self.plan, modality)
+        return window_count(prepared.data.shape[1:], self.plan.patch_size, self.step)
 
     def _logits(self, prepared: Prepared) -> Iterator[FloatArray]:
         blocks = sliding_logits(
@@ -187,7 +199,7 @@ class Prediction:
 
 def _stored(blocks: Iterator[FloatArray]) -> FloatArray:
     """All planes at once, (C, Z, Y, X)."""
-    return np.concatenate(list(blocks), axis=1)
+    return np.concatenate([block.copy() for block in blocks], axis=1)
 
 
 def open_predictor(
@@ -311,7 +323,7 @@ def _open_folder(model: Path, choice: _Choice) -> tuple[PredictionPlan, Backend]
     from nnunet_partial.inference.backends.torch_backend import TorchBackend
 
     device = _device(choice.device)
-    backend = TorchBackend(
+    backend = TorchBackend.load(
         loaded.plan,
         loaded.weights,
         device=device,

@@ -1,4 +1,7 @@
-"""nnU-Net's preprocessing of an image in less time: transpose, crop to what is not 0, normalise, resample."""
+"""nnU-Net's preprocessing of an image in less time: transpose, crop to what is not 0, normalise, resample.
+
+Models of CT and MR together normalise by modality before all that, as their datasets were when they were merged.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_partial.errors import PartialError
+from nnunet_partial.inference.model.modality_rules import model_rules, normalised_image
 from nnunet_partial.inference.model.plan import Normalization, PredictionPlan
 from nnunet_partial.inference.resampling import AxisMap, axis_maps, resample_image, resampled_shape
 
@@ -73,18 +77,22 @@ class Prepared:
         return whole.transpose(plan.transpose_backward)
 
 
-def prepare(image: FloatArray, spacing_mm: Sequence[float], plan: PredictionPlan) -> Prepared:
+def prepare(
+    image: FloatArray, spacing_mm: Sequence[float], plan: PredictionPlan, modality: str | None = None
+) -> Prepared:
     """Prepares an image for the network.
 
     Args:
         image: (C, z, y, x) in the reader's axis order; not changed.
         spacing_mm: Voxel size along z, y, x.
         plan: Of the model.
+        modality: Of the image, or 'normalised', where the model normalises by modality.
 
     Raises:
-        PartialError: The number of channels or axes does not fit, or there is no voxel.
+        PartialError: The number of channels or axes or the modality does not fit, or there is no voxel.
     """
     _check(image, spacing_mm, plan)
+    image = normalised_image(image, modality, model_rules(plan.dataset_json))
     turned = image.transpose(0, *(axis + 1 for axis in plan.transpose_forward))
     spacing = tuple(float(spacing_mm[axis]) for axis in plan.transpose_forward)
     box = _nonzero_box(turned)

@@ -99,7 +99,6 @@ class _Accumulator:
         self._sums = backend.zeros((outputs, *shape))
         self._weights = backend.zeros(shape)
         self._patch = patch
-        self.start = 0
 
     def add(self, logits: Any, y: int, x: int) -> None:
         """Adds a window (C, *patch) at the current plane."""
@@ -108,22 +107,21 @@ class _Accumulator:
         self._sums[:, :, y : y + height, x : x + width] += logits
         self._weights[:, y : y + height, x : x + width] += self._importance
 
-    def finished(self, start: int) -> NDArray[np.float32]:
-        """Means of the planes before `start`, (C, k, Y, X), of which no window is to come."""
-        planes = start - self.start
+    def means(self, planes: int) -> NDArray[np.float32]:
+        """Means of the first planes, of which no window is to come; (C, planes, Y, X), valid until `advance`."""
         sums = self._sums[:, :planes]
         sums /= self._weights[:planes]
-        means = np.array(self._backend.to_numpy(sums), np.float32)  # a copy, as the planes are used again
-        kept = self._patch[0] - planes
-        if kept > 0:
-            # one plane at a time, upwards: source and target overlap
-            for plane in range(kept):
-                self._sums[:, plane] = self._sums[:, plane + planes]
-                self._weights[plane] = self._weights[plane + planes]
-        self._sums[:, max(kept, 0) :] = 0
-        self._weights[max(kept, 0) :] = 0
-        self.start = start
-        return means
+        return self._backend.to_numpy(sums)
+
+    def advance(self, planes: int) -> None:
+        """Forgets the first planes."""
+        kept = max(0, self._patch[0] - planes)
+        # one plane at a time, upwards: source and target overlap
+        for plane in range(kept):
+            self._sums[:, plane] = self._sums[:, plane + planes]
+            self._weights[plane] = self._weights[plane + planes]
+        self._sums[:, kept:] = 0
+        self._weights[kept:] = 0
 
 
 def _predict(backend: Backend, patches: Any, mirror_axes: Sequence[int]) -> Any:
@@ -161,7 +159,8 @@ def sliding_logits(
         batch_size: Windows at once.
 
     Yields:
-        Logits (outputs, k, Y, X) of consecutive planes along z, together all of the volume.
+        Logits (outputs, k, Y, X) of consecutive planes along z, together all of the volume. Their memory is used again
+        for the next ones.
     """
     whole = _whole(patch)
     padding = _padding(image.shape[1:], whole)
@@ -184,10 +183,11 @@ def sliding_logits(
             logits = _predict(backend, _stacked(backend, windows, patch), mirror_axes)
             for (y, x), window in zip(part, logits, strict=True):
                 sums.add(window.reshape(window.shape[0], *whole), y, x)
-        planes = sums.finished(following)
-        kept = planes[:, max(0, first - z) : max(0, last - z)]
+        planes = following - z
+        kept = sums.means(planes)[:, max(0, first - z) : max(0, last - z)]
         if kept.shape[1]:
             yield kept[inside]
+        sums.advance(planes)
 
 
 def _stacked(backend: Backend, windows: list[Any], patch: Sequence[int]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nnunet_partial.errors import LabelError
+from nnunet_partial.inference.predictor import Prediction
 from nnunet_partial.labels import UNKNOWN, PartialLabels, with_atom_labels, with_region_labels
 
 __all__ = ["SIGMOID", "SOFTMAX", "Heads", "known_states"]
@@ -42,19 +43,8 @@ class Heads(Protocol):
     def found(self, logits: Tensor, labels: PartialLabels) -> Tensor:
         """Where each class is predicted: bool (B, C, *S) of logits (B, channels, *S)."""
 
-    def decode(
-        self, channels: Iterable[Tensor], painted: npt.NDArray[Any], labels: PartialLabels
-    ) -> Iterator[npt.NDArray[np.bool_]]:
-        """Masks of the classes, one after the other, at the resolution of the given logits.
-
-        Args:
-            channels: Logits of one channel after the other, each (*S).
-            painted: Label map (*S) of zeros; in it nnU-Net's own label map is painted meanwhile.
-            labels: The label model.
-
-        Yields:
-            bool (*S), in the order of the classes.
-        """
+    def masks(self, prediction: Prediction, labels: PartialLabels) -> Iterator[npt.NDArray[np.bool_]]:
+        """Masks (z, y, x) of the classes in the image, one after the other, in the order of the classes."""
 
 
 def known_states(labels: PartialLabels, implied_negatives: bool) -> npt.NDArray[np.int8]:
@@ -94,14 +84,8 @@ class _SigmoidHeads:
     def found(self, logits: Tensor, labels: PartialLabels) -> Tensor:
         return logits > 0
 
-    def decode(
-        self, channels: Iterable[Tensor], painted: npt.NDArray[Any], labels: PartialLabels
-    ) -> Iterator[npt.NDArray[np.bool_]]:
-        for index, logits in enumerate(channels):
-            # cut after the sigmoid, as nnU-Net does: rounding may place a tiny positive logit at exactly 0.5
-            mask = np.asarray((torch.sigmoid(logits.float()) > 0.5).numpy(), bool)
-            painted[mask] = index + 1
-            yield mask
+    def masks(self, prediction: Prediction, labels: PartialLabels) -> Iterator[npt.NDArray[np.bool_]]:
+        return (mask for _, mask in prediction.masks())
 
 
 class _SoftmaxHeads:
@@ -133,20 +117,10 @@ class _SoftmaxHeads:
         # (C, A) looked up by the likeliest atom: (C, B, *S)
         return members[:, logits.argmax(1)].transpose(0, 1)
 
-    def decode(
-        self, channels: Iterable[Tensor], painted: npt.NDArray[Any], labels: PartialLabels
-    ) -> Iterator[npt.NDArray[np.bool_]]:
-        highest: npt.NDArray[Any] | None = None
-        for index, logits in enumerate(channels):
-            values = logits.numpy()
-            if highest is None:
-                highest = np.array(values)
-                continue
-            better = values > highest  # of equal ones the first wins, as in argmax
-            highest[better] = values[better]
-            painted[better] = index
+    def masks(self, prediction: Prediction, labels: PartialLabels) -> Iterator[npt.NDArray[np.bool_]]:
+        atoms = prediction.labels()
         for members in labels.space.class_matrix:
-            yield np.asarray(members[painted], bool)
+            yield np.asarray(members[atoms], bool)
 
 
 SIGMOID: Heads = _SigmoidHeads()

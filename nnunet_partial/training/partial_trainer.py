@@ -23,7 +23,7 @@ from nnunet_partial.labels import partial_labels_of, preprocessed_axes, stratifi
 from nnunet_partial.losses import positive_weights_of
 from nnunet_partial.networks import segmentation_heads, supports_deep_supervision
 from nnunet_partial.sampling import PartialDataLoader, make_reproducible
-from nnunet_partial.training.final_validation import validate
+from nnunet_partial.training.final_validation import plan_of_trainer, validate
 from nnunet_partial.training.head_prior import set_head_prior
 from nnunet_partial.training.heads import known_states
 from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
@@ -103,7 +103,12 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.print_to_log_file(f"{units}, in channel order: {', '.join(self.channel_names)}", add_timestamp=False)
 
     def initialize(self) -> None:
-        """Builds network, optimizer and loss; the initial weights depend on the seed only."""
+        """Builds network, optimizer and loss; the initial weights depend on the seed only.
+
+        Raises:
+            PartialError: The plans resample logits by a function that the final validation does not know.
+        """
+        plan_of_trainer(self)  # what the final validation could not predict is refused now, and not after days
         torch.manual_seed(self.schedule.seed)
         self.sources = PatchSources(self)
         super().initialize()

@@ -127,7 +127,7 @@ def test_two_dimensions(tmp_path: Path) -> None:
     model = load_model(folder)
     patches = patches_of(model)
     for channels_last in (True, False):
-        backend = TorchBackend(model.plan, model.weights, channels_last=channels_last)
+        backend = TorchBackend.load(model.plan, model.weights, channels_last=channels_last)
         np.testing.assert_allclose(through(backend, patches), expected_of(model, patches), atol=2e-5)
 
 
@@ -150,7 +150,7 @@ def test_bfloat16_is_close_but_another(kind: str, model: LoadedModel, files: dic
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_cuda(precision: Any, model: LoadedModel) -> None:
-    backend = TorchBackend(model.plan, model.weights, device="cuda", precision=precision)
+    backend = TorchBackend.load(model.plan, model.weights, device="cuda", precision=precision)
     patches = patches_of(model)
     assert backend.predict(backend.to_backend(patches)).device.type == "cuda"
     expected = expected_of(model, patches)
@@ -169,13 +169,13 @@ def test_what_torch_cannot_do_is_named(model: LoadedModel, monkeypatch: pytest.M
         ({"precision": "fp16"}, r"expected one of \['fp32', 'bf16'\] on cpu, found 'fp16'"),
     ):
         with pytest.raises(PartialError, match=message):
-            TorchBackend(model.plan, model.weights, **options)  # type: ignore[arg-type]
+            TorchBackend.load(model.plan, model.weights, **options)  # type: ignore[arg-type]
     with pytest.raises(PartialError, match="found none"):
-        TorchBackend(model.plan, [])
+        TorchBackend.load(model.plan, [])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(PartialError, match="there are 1 CUDA devices"):
-        TorchBackend(model.plan, model.weights, device="cuda:1")
+        TorchBackend.load(model.plan, model.weights, device="cuda:1")
 
 
 def test_missing_packages_are_named(

@@ -54,7 +54,7 @@ def test_a_model_comes_back_as_it_was(model: Path, exported: Path) -> None:
     }
     backend = open_backend("torch", plan, files["torch"])
     patches = torch.randn(2, 1, *plan.patch_size)
-    assert torch.equal(backend.predict(patches), TorchBackend(original.plan, original.weights).predict(patches))
+    assert torch.equal(backend.predict(patches), TorchBackend.load(original.plan, original.weights).predict(patches))
 
 
 def test_where_it_is_from_is_recorded(model: Path, exported: Path) -> None:
@@ -82,7 +82,7 @@ def test_other_formats_predict_the_same(kind: str, model: Path, tmp_path: Path) 
     assert [path.stem for path in files[kind]] == ["network_fold_3"]
     original = load_model(model, [3])
     patches = np.random.default_rng(1).standard_normal((2, 1, *plan.patch_size), np.float32)
-    expected = TorchBackend(original.plan, original.weights).predict(torch.from_numpy(patches)).numpy()
+    expected = TorchBackend.load(original.plan, original.weights).predict(torch.from_numpy(patches)).numpy()
     np.testing.assert_allclose(open_backend(kind, plan, files[kind]).predict(patches), expected, atol=2e-5)
 
 

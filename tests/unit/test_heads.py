@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.evaluation import prediction_keys, prediction_values
+from nnunet_partial.inference.backends.backend import NumpyArrays
+from nnunet_partial.inference.model.nnunet_plans import read_plan
+from nnunet_partial.inference.predictor import Prediction, Predictor
+from nnunet_partial.inference.preprocessing import Prepared
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels, one_axis_per_source
 from nnunet_partial.training.heads import SIGMOID, SOFTMAX, Heads, known_states
+from tests.unit.tiny_models import make_dataset_json, make_plans
 
 SPACE = LabelSpace(
     {"anatomy": ("background", "liver", "tumour", "spleen")},
@@ -43,9 +49,24 @@ def label_manager(content: dict[str, Any]) -> LabelManager:
 
 
 def decoded(heads: Heads, logits: torch.Tensor) -> tuple[np.ndarray, list[np.ndarray]]:
-    painted = np.zeros(logits.shape[1:], np.uint8)
-    masks = list(heads.decode(iter(logits), painted, LABELS))
-    return painted, masks
+    """Label map and masks of logits (channels, z, y, x) of an image that has the network's resolution."""
+    content = heads.dataset_json(make_dataset_json({"background": 0, "x": 1}), LABELS)
+    plan = read_plan(make_plans(), content, configuration="3d_fullres", trainer="t", mirror_axes=None)
+    plan = replace(plan, transpose_forward=(0, 1, 2))
+    shape = tuple(logits.shape[1:])
+    spacing = plan.spacing_mm
+    whole = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    prepared = Prepared(np.zeros((1, *shape), np.float32), shape, whole, spacing, spacing)
+    prediction = Prediction(Predictor(plan, NoBackend()), prepared, logits.numpy())
+    return prediction.labels(), list(heads.masks(prediction, LABELS))
+
+
+class NoBackend(NumpyArrays):
+    outputs = 0
+    description = "none"
+
+    def predict(self, patches: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("heads", [SIGMOID, SOFTMAX], ids=["sigmoid", "softmax"])
@@ -64,22 +85,22 @@ def test_painted_label_map_is_that_of_nnunet(heads: Heads) -> None:
 
 
 def test_sigmoid_masks_may_overlap() -> None:
-    logits = torch.full((3, 2), -1.0)
-    logits[0, :] = 2
-    logits[1, 1] = 2
+    logits = torch.full((3, 1, 1, 2), -1.0)
+    logits[0] = 2
+    logits[1, ..., 1] = 2
     painted, masks = decoded(SIGMOID, logits)
-    assert [mask.tolist() for mask in masks] == [[True, True], [False, True], [False, False]]
-    assert painted.tolist() == [1, 2]
+    assert [mask.ravel().tolist() for mask in masks] == [[True, True], [False, True], [False, False]]
+    assert painted.ravel().tolist() == [1, 2]
 
 
 def test_ties_go_to_the_first_atom_as_in_argmax() -> None:
-    painted, _ = decoded(SOFTMAX, torch.zeros(4, 3))
-    assert painted.tolist() == [0, 0, 0]
+    painted, _ = decoded(SOFTMAX, torch.zeros(4, 1, 1, 3))
+    assert painted.ravel().tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("heads", [SIGMOID, SOFTMAX], ids=["sigmoid", "softmax"])
 def test_found_agrees_with_decoding(heads: Heads) -> None:
-    logits = torch.randn(2, len(heads.channels(LABELS)), 4, 3, generator=torch.Generator().manual_seed(2))
+    logits = torch.randn(2, len(heads.channels(LABELS)), 4, 3, 2, generator=torch.Generator().manual_seed(2))
     found = heads.found(logits, LABELS)
     assert found.dtype == torch.bool
     for case in range(2):

@@ -117,7 +117,22 @@ def test_every_possible_winner_is_a_candidate(rule):
     candidates = rule.candidates(corners.min(1), corners.max(1))
     for _ in range(50):
         weights = rng.dirichlet(np.ones(8), 200).T.astype(np.float32)
-        winner = rule.winners((corners * weights).sum(1), np.uint8)
+        logits = (corners * weights).sum(1)[:, None]
+        winner = rule.winners(logits, logits.max(-1), np.uint8)[0]
         won = np.flatnonzero(winner)
         assert candidates[winner[won] - 1, won].all()
     assert not candidates.all()
+
+
+@pytest.mark.parametrize("rule", [Argmax(), LastRegion()])
+@pytest.mark.parametrize("known", [[0], [1, 4], [0, 1, 2, 3, 4]])
+def test_every_candidate_is_a_contender(rule, known):
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(50):
+        corners = (rng.normal(size=(5, 8, 6)) + 3 * rng.normal(size=(5, 1, 1))).astype(np.float32)
+        lows, highs = corners.min(1), corners.max(1)
+        contenders = rule.contenders(highs.max(-1), lows[known])
+        assert not (rule.candidates(lows, highs).any(-1) & ~contenders).any()
+        found.append(contenders)
+    assert np.any(found) and not np.all(found)

@@ -21,8 +21,8 @@ from nnunet_partial.normalisation import (
     ZScore,
     fingerprint_clip,
     histogram,
-    is_normalised,
     normalise_file,
+    refuse_normalised,
     rule_from_json,
     rule_to_json,
 )
@@ -113,6 +113,17 @@ def test_zscore_is_nnunets_over_its_nonzero_region(dtype: str) -> None:
     check(found, np.where(region, (array.astype(np.float64) - mean) / sd, 0))
     stock = ZScoreNormalization(use_mask_for_norm=True, intensityproperties={})
     np.testing.assert_allclose(found, stock.run(array.astype(np.float32), np.where(region, 0, -1)), atol=1e-4)
+
+
+def test_zscore_of_a_2d_image_finds_no_holes_as_nnunet() -> None:
+    from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+
+    array = image("int16")[4]
+    region = create_nonzero_mask(array[None, None])[0]
+    assert not region[4, 3]
+    values = array[region].astype(np.float64)
+    check(ZScore().apply(array), np.where(region, (array - values.mean()) / values.std(), 0))
+    np.testing.assert_array_equal(ZScore().apply(array), ZScore().apply(array[..., None])[..., 0])
 
 
 def test_zscore_over_many_voxels() -> None:
@@ -329,9 +340,10 @@ def test_no_image_is_normalised_twice(tmp_path: Path, ending: str) -> None:
     source = tmp_path / f"source{ending}"
     sitk.WriteImage(sitk.GetImageFromArray(read_intensities(nifti).T), str(source))
     target = tmp_path / f"target{ending}"
-    assert not is_normalised(source)
+    refuse_normalised(source)
     normalise_file(source, target, ZScore())
-    assert is_normalised(target)
+    with pytest.raises(VolumeError, match=r"would be normalised twice; do something else$"):
+        refuse_normalised(target, "do something else")
     with pytest.raises(VolumeError, match=rf"target{ending}: is normalised already, and would be normalised twice"):
         normalise_file(target, tmp_path / f"twice{ending}", ZScore())
     assert not (tmp_path / f"twice{ending}").exists()

@@ -203,7 +203,7 @@ def test_what_is_wrong_with_the_command(
     message = failed(capsys, "-i", tmp_path / "none", "-o", out, "-d", 100, "--modality", "CT")
     assert f"{tmp_path / 'none'}: no images found" in message
     message = failed(capsys, "-i", both, "-o", out, "-d", 100, "--modality", "PET")
-    assert "the model has no rule for the modality ['PET']; it has rules for ['CT', 'MR']" in message
+    assert "the model has no rule for the modality ['PET']; expected some of ['CT', 'MR']" in message
     table.write_text("case,modality\na,CT\nc,MR\n")
     message = failed(capsys, "-i", both, "-o", out, "-d", 100, "--modalities", table)
     assert "no modality is given for the cases ['b', 'd']; add them to the CSV file" in message

@@ -33,7 +33,8 @@ class Local(NumpyArrays):
 
 
 def whole(image, backend, patch, **options):
-    return np.concatenate(list(sliding_logits(image, backend, patch, **options)), axis=1)
+    blocks = [block.copy() for block in sliding_logits(image, backend, patch, **options)]
+    return np.concatenate(blocks, axis=1)
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -66,7 +66,7 @@ def open_backend(
         from nnunet_partial.inference.backends.torch_backend import TorchBackend
         from nnunet_partial.inference.model.weights_file import read_weights
 
-        return TorchBackend(
+        return TorchBackend.load(
             plan,
             [read_weights(path) for path in files],
             device=device,

@@ -33,21 +33,35 @@ class TorchBackend:
         device: Where the tensors are.
 
     Args:
+        networks: One a fold, in evaluation mode on `device`, without deep supervision.
         plan: Of the model.
-        weights: One a fold.
         device: 'cpu', 'cuda', 'cuda:N' or 'mps'.
         precision: 'fp32', or what autocast computes convolutions in: 'bf16', or 'fp16' on a GPU as nnU-Net does.
-        threads: Threads that PyTorch uses on the CPU, in the whole process; as it is by default.
-        compiled: Compile the network (`torch.compile`), which takes up to minutes at first use.
-        channels_last: Keep the channels of a voxel together in memory, which is faster on most devices.
-        sources: Where each fold's weights are from, for messages.
+        channels_last: Whether the networks keep the channels of a voxel together in memory.
 
     Raises:
-        PartialError: The device does not exist, cannot compute at that precision, or weights do not fit the plan.
+        PartialError: The device does not exist, or cannot compute at that precision.
     """
 
     def __init__(
         self,
+        networks: Sequence[nn.Module],
+        plan: PredictionPlan,
+        *,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        channels_last: bool = False,
+    ) -> None:
+        self.outputs = len(plan.decoding.values)
+        self.device = _device(device, precision)
+        self._networks = list(networks)
+        self._dtype = _REDUCED.get(precision)
+        self._layout = _layout(plan, channels_last)
+        self.description = f"PyTorch {torch.__version__}, {self._place()}, {precision}"
+
+    @classmethod
+    def load(
+        cls,
         plan: PredictionPlan,
         weights: Sequence[Mapping[str, Tensor]],
         *,
@@ -57,28 +71,41 @@ class TorchBackend:
         compiled: bool = False,
         channels_last: bool = True,
         sources: Sequence[str] | None = None,
-    ) -> None:
+    ) -> TorchBackend:
+        """Builds the networks of a plan.
+
+        Args:
+            plan: Of the model.
+            weights: One a fold.
+            device: See the class.
+            precision: See the class.
+            threads: Threads that PyTorch uses on the CPU, in the whole process; as it is by default.
+            compiled: Compile the network (`torch.compile`), which takes up to minutes at first use.
+            channels_last: Keep the channels of a voxel together in memory, which is faster on most devices.
+            sources: Where each fold's weights are from, for messages.
+
+        Raises:
+            PartialError: As the class, or weights do not fit the plan.
+        """
         if not weights:
             raise PartialError("weights: expected those of one fold or more, found none")
-        self.outputs = len(plan.decoding.values)
-        self.device = _device(device, precision)
-        self._dtype = _REDUCED.get(precision)
+        place = _device(device, precision)
         if threads is not None:
             torch.set_num_threads(threads)
-        if self.device.type == "cuda":
+        if place.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all windows have one size, so trying algorithms pays
-        self._layout = torch.channels_last_3d if len(plan.patch_size) == 3 else torch.channels_last
-        if not channels_last:
-            self._layout = torch.contiguous_format
         names = sources or [f"weights {index}" for index in range(len(weights))]
         network = build_network(plan)
-        self._networks: list[nn.Module] = []
+        networks: list[nn.Module] = []
         for index, (fold, name) in enumerate(zip(weights, names, strict=True)):
             module = network if index == len(weights) - 1 else copy.deepcopy(network)
             load_weights(module, fold, plan, name)
-            module = module.to(self.device).to(memory_format=self._layout).requires_grad_(False)
-            self._networks.append(torch.compile(module) if compiled else module)  # type: ignore[arg-type]
-        self.description = self._describe(precision, compiled)
+            module = module.to(place).to(memory_format=_layout(plan, channels_last)).requires_grad_(False)
+            networks.append(torch.compile(module) if compiled else module)  # type: ignore[arg-type]
+        backend = cls(networks, plan, device=device, precision=precision, channels_last=channels_last)
+        if compiled:
+            backend.description = backend.description.replace(",", " compiled,", 1)
+        return backend
 
     def predict(self, patches: Tensor) -> Tensor:
         """See `Backend`."""
@@ -115,14 +142,18 @@ class TorchBackend:
             return nullcontext()
         return torch.autocast(self.device.type, self._dtype)
 
-    def _describe(self, precision: str, compiled: bool) -> str:
+    def _place(self) -> str:
         if self.device.type == "cuda":
-            place = torch.cuda.get_device_name(self.device)
-        elif self.device.type == "cpu":
-            place = f"CPU, {torch.get_num_threads()} threads"
-        else:
-            place = str(self.device)
-        return f"PyTorch {torch.__version__}{' compiled' if compiled else ''}, {place}, {precision}"
+            return str(torch.cuda.get_device_name(self.device))
+        if self.device.type == "cpu":
+            return f"CPU, {torch.get_num_threads()} threads"
+        return str(self.device)
+
+
+def _layout(plan: PredictionPlan, channels_last: bool) -> torch.memory_format:
+    if not channels_last:
+        return torch.contiguous_format
+    return torch.channels_last_3d if len(plan.patch_size) == 3 else torch.channels_last
 
 
 def _device(name: str, precision: str) -> torch.device:

@@ -213,7 +213,7 @@ def _compare(
 
     windows = _windows(model.plan)
     sources = [str(path) for path in model.folder.checkpoints]
-    expected = _predicted(TorchBackend(model.plan, model.weights, sources=sources), windows)
+    expected = _predicted(TorchBackend.load(model.plan, model.weights, sources=sources), windows)
     largest = float(np.abs(expected).max()) or 1.0
     agreement = {}
     for kind, names in files.items():

@@ -25,6 +25,7 @@ def read_plan(
     trainer: str,
     mirror_axes: Sequence[int] | None,
     source: str = "plans.json",
+    preprocessed: bool = False,
 ) -> PredictionPlan:
     """What prediction must know of a configuration.
 
@@ -35,12 +36,13 @@ def read_plan(
         trainer: Class name of the trainer.
         mirror_axes: `inference_allowed_mirroring_axes` of the checkpoint; None where there is no mirroring.
         source: Name of the plans file, for messages.
+        preprocessed: nnU-Net itself preprocesses the images, so that any preprocessor will do.
 
     Raises:
         PartialError: A key is missing, or the plans ask for something only nnU-Net itself can do.
     """
     content = find_configuration(plans, configuration, source)
-    _refuse_extensions(plans, content, configuration, source)
+    _refuse_extensions(plans, content, configuration, source, preprocessed)
     place = f"{source}, configuration '{configuration}'"
     names = _channel_names(dataset_json)
     patch_size = tuple(int(size) for size in _get(content, "patch_size", place))
@@ -142,7 +144,9 @@ def _values(label: Any) -> tuple[int, ...]:
         ) from error
 
 
-def _refuse_extensions(plans: Mapping[str, Any], content: Mapping[str, Any], configuration: str, source: str) -> None:
+def _refuse_extensions(
+    plans: Mapping[str, Any], content: Mapping[str, Any], configuration: str, source: str, preprocessed: bool
+) -> None:
     """Refuses what would change the result without anybody noticing."""
     if content.get("previous_stage") is not None:
         raise PartialError(
@@ -153,7 +157,7 @@ def _refuse_extensions(plans: Mapping[str, Any], content: Mapping[str, Any], con
         (content, "preprocessor_name", "DefaultPreprocessor"),
         (plans, "label_manager", "LabelManager"),
     ):
-        if place.get(key, known) != known:
+        if place.get(key, known) != known and not (preprocessed and key == "preprocessor_name"):
             raise PartialError(f"{source}: expected '{key}' {known}, found {place[key]}; use nnUNetv2_predict")
 
 
