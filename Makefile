@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow lint format bench bench-methods real-ct clean
+.PHONY: help install demo test test-slow lint format bench bench-methods bench-inference real-ct clean
 
 help:
 	@echo "make demo       set everything up; merge, train, predict and score built-in phantoms on the CPU"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make bench      measure against stock nnU-Net (ratios)"
 	@echo "make bench-methods  compare the training methods on phantoms and on real CT (hours on a CPU)"
+	@echo "make bench-inference  compare prediction with nnU-Net's, in time, memory and labels (an hour on a CPU)"
 	@echo "make real-ct    train on the real CT volumes in NNUNET_PARTIAL_REAL_DATA (default ../shared/data)"
 
 # uv resolves and installs in a fraction of pip's time; torch and torchvision must come from the same index
@@ -50,8 +51,11 @@ bench: install
 bench-methods: install
 	$(BIN)/python -m tests.bench.methods -o bench_methods
 
+bench-inference: install
+	$(BIN)/python -m tests.bench.inference -o bench_inference
+
 real-ct: install
 	$(BIN)/python -m tests.integration.real_ct -o real_ct
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo real_ct bench_methods
+	rm -rf $(VENV) build dist *.egg-info demo real_ct bench_methods bench_inference

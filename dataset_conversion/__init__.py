@@ -1,1 +1,34 @@
-"""One public dataset a file: its label table and its cases. Converters arrive with the conversion engine."""
+"""One public dataset, or one family of them, a file: a label table and how its cases are found."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from nnunet_partial.conversion import Converter
+from nnunet_partial.errors import LabelError
+
+__all__ = ["converters"]
+
+
+def converters() -> dict[str, Converter]:
+    """All converters by name: the `CONVERTER` or `CONVERTERS` of every module of this package.
+
+    Raises:
+        LabelError: Two have the same name or number, or a module has none.
+    """
+    found: dict[str, Converter] = {}
+    numbers: dict[int, str] = {}
+    for module_name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        module = importlib.import_module(f"{__name__}.{module_name}")
+        of_module = getattr(module, "CONVERTERS", None) or (getattr(module, "CONVERTER", None),)
+        for converter in of_module:
+            if not isinstance(converter, Converter):
+                raise LabelError(f"{module.__file__}: expected a Converter called CONVERTER, or several in CONVERTERS")
+            if converter.name in found:
+                raise LabelError(f"{module.__file__}: there is another converter called '{converter.name}'")
+            other = numbers.setdefault(converter.dataset_id, converter.name)
+            if other != converter.name:
+                raise LabelError(f"{converter.name} and {other} have the same dataset_id, {converter.dataset_id}")
+            found[converter.name] = converter
+    return found

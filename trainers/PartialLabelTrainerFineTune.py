@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from nnunet_partial.trainers.PartialLabelTrainer import PartialLabelTrainer
-
 from nnunet_partial.training import PartialTrainer, Schedule
 
 __all__ = ["PartialLabelTrainerFineTune"]

@@ -14,8 +14,8 @@ interpolated, channel by channel.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -120,16 +120,15 @@ class _Exporter:
         highest = logits.max(-1)
         return _Plane(logits, self._rule.winners(logits, highest, self._dtype), highest.max(-1))
 
-    def write(self, layer: _Layer, lower: _Plane, upper: _Plane) -> None:
+    def write(self, low: Mapping[int, _Plane], layer: _Layer) -> None:
         """Writes the output planes of a layer.
 
         Args:
+            low: Number to low-resolution plane, at least those of the layer.
             layer: The layer.
-            lower: Its lower low-resolution plane.
-            upper: Its upper one, which may be the same.
         """
-        planes = [lower] if lower is upper else [lower, upper]
-        cells = self._cells(lower.winners, upper.winners)
+        planes = [low[number] for number in sorted({layer.lower, layer.upper})]
+        cells = self._cells(planes[0].winners, planes[-1].winners)
         undecided = np.flatnonzero(cells.ravel() == self._undecided)
         if undecided.size > _DENSE_SHARE * cells.size:
             self._write_all(layer, planes)
@@ -319,10 +318,12 @@ def export_labels(blocks: Iterable[Logits], maps: Maps, decoding: Decoding, thre
             if last is not None:
                 planes[arrived - 1] = last
             arrived += block.shape[1]
-            ready = [layer for layer in itertools.takewhile(lambda a: a.upper < arrived, layers[done:])]  # noqa: B023
-            for _ in pool.map(lambda a: exporter.write(a, planes[a.lower], planes[a.upper]), ready):  # noqa: B023
+            ready = done
+            while ready < len(layers) and layers[ready].upper < arrived:
+                ready += 1
+            for _ in pool.map(functools.partial(exporter.write, planes), layers[done:ready]):
                 pass
-            done += len(ready)
+            done = ready
             if block.shape[1]:
                 last = planes[arrived - 1].copy()
     if done < len(layers):

@@ -178,12 +178,13 @@ def _spline_matrix(size: int, new_size: int, order: int) -> FloatArray:
 
 def _along(matrix: FloatArray, volume: FloatArray, axis: int) -> FloatArray:
     """A matrix applied along an axis of (z, y, x)."""
-    if axis == 0:
-        flat = matrix @ volume.reshape(volume.shape[0], -1)
-        return flat.reshape(-1, *volume.shape[1:])
-    if axis == 1:
-        return np.asarray(np.matmul(matrix, volume))
-    return np.asarray(np.matmul(volume, matrix.T))
+    if axis == 2:
+        flat = volume.reshape(-1, volume.shape[2]) @ matrix.T
+        return np.asarray(flat.reshape(*volume.shape[:2], -1))
+    # one product of large matrices: many small ones, plane by plane, keep the threads of BLAS waiting for each other
+    first = np.moveaxis(volume, axis, 0)
+    flat = matrix @ np.ascontiguousarray(first).reshape(volume.shape[axis], -1)
+    return np.moveaxis(flat.reshape(-1, *first.shape[1:]), 0, axis)
 
 
 def _one_axis(volume: FloatArray, axis: int, new_size: int, order: int, torch_rounding: bool) -> FloatArray:
@@ -236,8 +237,8 @@ def _resampled(volume: FloatArray, new_shape: Sequence[int], apart: int | None, 
     if order > 1:
         over = None if apart is None else tuple(within)
         limits = volume.min(axis=over, keepdims=True), volume.max(axis=over, keepdims=True)
-    # the axis that shrinks most comes first: less is left for the others
-    for axis in sorted(within, key=lambda a: new_shape[a] / volume.shape[a]):
+    # the axis that shrinks most comes first: less is left for the others; of equal ones the last, which needs no copy
+    for axis in sorted(within, key=lambda a: (new_shape[a] / volume.shape[a], -a)):
         volume = _one_axis(volume, axis, new_shape[axis], order, by_torch)
     if limits is not None:
         volume = np.clip(volume, *limits)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from nnunet_partial.losses import SelectedPartialLoss
+from nnunet_partial.sampling import Sampling
 from nnunet_partial.trainers import (
     PartialLabelTrainer,
     PartialLabelTrainerAmbiguity,
@@ -21,9 +23,6 @@ from nnunet_partial.trainers import (
     PartialLabelTrainerNaive,
     PartialLabelTrainerSelected,
 )
-
-from nnunet_partial.losses import SelectedPartialLoss
-from nnunet_partial.sampling import Sampling
 from nnunet_partial.training import SIGMOID, Recipe
 from nnunet_partial.training.recipe import SAMPLINGS
 

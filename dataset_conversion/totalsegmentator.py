@@ -1,0 +1,149 @@
+"""TotalSegmentator: one mask a structure, of CT (two releases) and of MR images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from nnunet_partial.conversion import Case, Converter, LeftOut, Masks, find, read_table
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+CT_1 = _names("""
+spleen kidney_right kidney_left gallbladder liver stomach aorta inferior_vena_cava portal_vein_and_splenic_vein
+pancreas adrenal_gland_right adrenal_gland_left lung_upper_lobe_left lung_lower_lobe_left lung_upper_lobe_right
+lung_middle_lobe_right lung_lower_lobe_right vertebrae_L5 vertebrae_L4 vertebrae_L3 vertebrae_L2 vertebrae_L1
+vertebrae_T12 vertebrae_T11 vertebrae_T10 vertebrae_T9 vertebrae_T8 vertebrae_T7 vertebrae_T6 vertebrae_T5
+vertebrae_T4 vertebrae_T3 vertebrae_T2 vertebrae_T1 vertebrae_C7 vertebrae_C6 vertebrae_C5 vertebrae_C4 vertebrae_C3
+vertebrae_C2 vertebrae_C1 esophagus trachea heart_myocardium heart_atrium_left heart_ventricle_left heart_atrium_right
+heart_ventricle_right pulmonary_artery brain iliac_artery_left iliac_artery_right iliac_vena_left iliac_vena_right
+small_bowel duodenum colon rib_left_1 rib_left_2 rib_left_3 rib_left_4 rib_left_5 rib_left_6 rib_left_7 rib_left_8
+rib_left_9 rib_left_10 rib_left_11 rib_left_12 rib_right_1 rib_right_2 rib_right_3 rib_right_4 rib_right_5 rib_right_6
+rib_right_7 rib_right_8 rib_right_9 rib_right_10 rib_right_11 rib_right_12 humerus_left humerus_right scapula_left
+scapula_right clavicula_left clavicula_right femur_left femur_right hip_left hip_right sacrum face
+gluteus_maximus_left gluteus_maximus_right gluteus_medius_left gluteus_medius_right gluteus_minimus_left
+gluteus_minimus_right autochthon_left autochthon_right iliopsoas_left iliopsoas_right urinary_bladder
+""")
+CT_2 = _names("""
+spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right adrenal_gland_left
+lung_upper_lobe_left lung_lower_lobe_left lung_upper_lobe_right lung_middle_lobe_right lung_lower_lobe_right esophagus
+trachea thyroid_gland small_bowel duodenum colon urinary_bladder prostate kidney_cyst_left kidney_cyst_right sacrum
+vertebrae_S1 vertebrae_L5 vertebrae_L4 vertebrae_L3 vertebrae_L2 vertebrae_L1 vertebrae_T12 vertebrae_T11
+vertebrae_T10 vertebrae_T9 vertebrae_T8 vertebrae_T7 vertebrae_T6 vertebrae_T5 vertebrae_T4 vertebrae_T3 vertebrae_T2
+vertebrae_T1 vertebrae_C7 vertebrae_C6 vertebrae_C5 vertebrae_C4 vertebrae_C3 vertebrae_C2 vertebrae_C1 heart aorta
+pulmonary_vein brachiocephalic_trunk subclavian_artery_right subclavian_artery_left common_carotid_artery_right
+common_carotid_artery_left brachiocephalic_vein_left brachiocephalic_vein_right atrial_appendage_left
+superior_vena_cava inferior_vena_cava portal_vein_and_splenic_vein iliac_artery_left iliac_artery_right
+iliac_vena_left iliac_vena_right humerus_left humerus_right scapula_left scapula_right clavicula_left clavicula_right
+femur_left femur_right hip_left hip_right spinal_cord gluteus_maximus_left gluteus_maximus_right gluteus_medius_left
+gluteus_medius_right gluteus_minimus_left gluteus_minimus_right autochthon_left autochthon_right iliopsoas_left
+iliopsoas_right brain skull rib_left_1 rib_left_2 rib_left_3 rib_left_4 rib_left_5 rib_left_6 rib_left_7 rib_left_8
+rib_left_9 rib_left_10 rib_left_11 rib_left_12 rib_right_1 rib_right_2 rib_right_3 rib_right_4 rib_right_5 rib_right_6
+rib_right_7 rib_right_8 rib_right_9 rib_right_10 rib_right_11 rib_right_12 sternum costal_cartilages
+""")
+MR = _names("""
+spleen kidney_right kidney_left gallbladder liver stomach pancreas adrenal_gland_right adrenal_gland_left lung_left
+lung_right esophagus small_bowel duodenum colon urinary_bladder prostate sacrum vertebrae intervertebral_discs
+spinal_cord heart aorta inferior_vena_cava portal_vein_and_splenic_vein iliac_artery_left iliac_artery_right
+iliac_vena_left iliac_vena_right humerus_left humerus_right scapula_left scapula_right clavicula_left clavicula_right
+femur_left femur_right hip_left hip_right gluteus_maximus_left gluteus_maximus_right gluteus_medius_left
+gluteus_medius_right gluteus_minimus_left gluteus_minimus_right autochthon_left autochthon_right iliopsoas_left
+iliopsoas_right brain
+""")
+EMPTY_MR = _names("""
+s0026 s0048 s0057 s0069 s0077 s0078 s0084 s0086 s0091 s0094 s0097 s0098 s0101 s0102 s0109 s0111 s0116 s0122 s0134
+s0136 s0140 s0141 s0150 s0152 s0165 s0196 s0330 s0374 s0376 s0405 s0431 s0438 s0449 s0454 s0458 s0461 s0480 s0482
+s0486 s0507 s0510 s0513 s0522 s0523 s0524 s0548 s0553 s0580 s0604 s0605
+""")
+
+
+def cases(root: Path, image: str, structures: list[str], left_out: Mapping[str, str]) -> Iterator[Case | LeftOut]:
+    """All subjects; meta.csv says which are for validation and which for testing."""
+    splits: dict[str, Any] = {
+        row["image_id"]: row["split"] for row in read_table(root / "meta.csv", ("image_id", "split"))
+    }
+    for folder in find(root, "{id}/segmentations", id="s[0-9]+"):
+        subject = folder["id"]
+        if subject in left_out:
+            yield LeftOut(subject, left_out[subject])
+            continue
+        # an empty mask says that the structure is not in the image
+        masks = Masks({name: folder.path / f"{name}.nii.gz" for name in structures})
+        split = splits.get(subject, "not in meta.csv")
+        yield Case(subject, image=root / subject / image, label=masks, split=split)
+
+
+def _release(
+    name: str,
+    number: int,
+    image: str,
+    labels: list[str],
+    left_out: Mapping[str, str] = MappingProxyType({}),
+    **table: Any,
+) -> Converter:
+    return Converter(
+        name=name,
+        dataset_id=number,
+        labels=labels,
+        cases=partial(cases, image=image, structures=labels, left_out=left_out),
+        layout=(f"{{id}}/{image}", "{id}/segmentations/{structure}.nii.gz", "meta.csv"),
+        **table,
+    )
+
+
+_CT: dict[str, Any] = {
+    "modality": "CT",
+    "licence": "CC BY 4.0",
+    "citation": "Wasserthal et al., TotalSegmentator, Radiology: Artificial Intelligence 5 (2023)",
+}
+_NOISE = (
+    "subjects s0092, s0201, s0513 and s0605 are reported to have bad labels; some colons and small bowels are swapped"
+)
+
+CONVERTERS = (
+    _release(
+        "TotalSegmentator_v1",
+        341,
+        "ct.nii.gz",
+        CT_1,
+        {"s0864": "its image is damaged in the published archive"},
+        url="https://zenodo.org/records/6802614",
+        top=("Totalsegmentator_dataset",),
+        expected={"train": 1139, "test": 65},
+        notes=(_NOISE, "the subjects of TotalSegmentator_v2, with other structures"),
+        **_CT,
+    ),
+    _release(
+        "TotalSegmentator_v2",
+        342,
+        "ct.nii.gz",
+        CT_2,
+        structures={  # cysts have a label of their own
+            "kidney_left": ("kidney_left_tissue", "kidney_left_tumor"),
+            "kidney_right": ("kidney_right_tissue", "kidney_right_tumor"),
+        },
+        url="https://zenodo.org/records/10047292",
+        top=("Totalsegmentator_dataset_v201",),
+        expected={"train": 1139, "test": 89},
+        notes=(_NOISE, "use release 2.0.1: in 2.0.0 some images have wrong intensities and two are empty"),
+        **_CT,
+    ),
+    _release(
+        "TotalSegmentator_MRI",
+        343,
+        "mri.nii.gz",
+        MR,
+        dict.fromkeys(EMPTY_MR, "all of its masks are empty, and it is not settled whether on purpose"),
+        modality="MR",
+        licence="CC BY-NC-SA 2.0 (by re-hosts)",
+        citation="D'Antonoli et al., TotalSegmentator MRI, Radiology (2025)",
+        url="https://zenodo.org/records/14710732",
+        notes=("the structures of release 2.0.0; choose with --labels where another release lacks some",),
+    ),
+)

@@ -1,0 +1,145 @@
+"""Sizes of the benchmark: 'full' as reported, 'tiny' to see in minutes whether it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nnunet_partial.demo.pipeline import NetworkSize
+from nnunet_partial.inference.resampling import resampled_shape
+
+__all__ = ["PRESETS", "Grid", "Network", "Preset", "Training"]
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels of a volume; axes are (z, y, x) here and in all of the benchmark.
+
+    Attributes:
+        shape: Their number.
+        spacing_mm: Their size.
+    """
+
+    shape: Triple
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def at(self, spacing_mm: tuple[float, float, float]) -> Grid:
+        """The grid that nnU-Net resamples this one to."""
+        planes, rows, columns = resampled_shape(self.shape, self.spacing_mm, spacing_mm)
+        return Grid((planes, rows, columns), spacing_mm)
+
+    def __str__(self) -> str:
+        planes, rows, columns = self.shape
+        mm = "×".join(f"{number:g}" for number in reversed(self.spacing_mm))
+        return f"{columns}×{rows}×{planes} voxels of {mm} mm"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network whose predictions are measured, a variant of the plans 'flare-small'.
+
+    Attributes:
+        spacing_mm: Of what it sees.
+        patch: Voxels of a window.
+        features: Channels of each stage.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    patch: Triple
+    features: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it is trained: long enough for smooth label maps.
+
+    Attributes:
+        phantoms: Number of phantoms.
+        shape: Voxels of a phantom at the network's spacing.
+        patch: Voxels of a patch; smaller than the network's windows, as the network is convolutional.
+        batch_size: Patches an iteration.
+        iterations: Iterations.
+        learning_rate: Of AdamW at the start; polynomial decay.
+    """
+
+    phantoms: int
+    shape: Triple
+    patch: Triple
+    batch_size: int
+    iterations: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that is the same for all competitors.
+
+    Attributes:
+        name: Of the preset.
+        volumes: Volumes by their number of slices.
+        main: The volume on which all competitors are compared.
+        network: The network.
+        training: Its training.
+        accuracy: Network and training of the part `accuracy`.
+    """
+
+    name: str
+    volumes: Mapping[str, Grid]
+    main: str
+    network: Network
+    training: Training
+    accuracy: NetworkSize
+
+    @property
+    def largest(self) -> str:
+        """The volume with the most voxels."""
+        return max(self.volumes, key=lambda size: self.volumes[size].voxels)
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+PRESETS: dict[str, Preset] = {
+    "full": Preset(
+        name="full",
+        volumes={
+            "55": Grid((55, 512, 512), (2.5, 0.8, 0.8)),
+            "200": Grid((200, 512, 512), (2.5, 0.8, 0.8)),
+            "554": Grid((554, 512, 512), (1.0, 0.8, 0.8)),
+        },
+        main="200",
+        network=Network((2.42, 1.95, 1.95), (128, 128, 128), (16, 32, 64, 128, 256)),
+        training=Training(4, (208, 208, 208), (48, 48, 48), 2, 400, 3e-3),
+        accuracy=NetworkSize(
+            patch_size=(40, 48, 48), features=(8, 16, 32, 64), epochs=10, iterations=60, learning_rate=5e-3
+        ),
+    ),
+    "tiny": Preset(
+        name="tiny",
+        volumes={
+            "16": Grid((16, 96, 96), (14.0, 4.2, 4.2)),
+            "24": Grid((24, 96, 96), (14.0, 4.2, 4.2)),
+            "48": Grid((48, 96, 96), (7.0, 4.2, 4.2)),
+        },
+        main="24",
+        network=Network((9.68, 7.8, 7.8), (16, 32, 32), (8, 16, 32)),
+        training=Training(3, (48, 52, 52), (16, 32, 32), 2, 300, 1e-2),
+        accuracy=NetworkSize(patch_size=(24, 32, 32), features=(4, 8), epochs=2, iterations=4, learning_rate=1e-2),
+    ),
+}

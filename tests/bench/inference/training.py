@@ -1,0 +1,182 @@
+"""The network whose predictions are measured: trained on phantoms until its label maps are smooth."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnunet_partial.atomic import atomic_path, write_json
+from nnunet_partial.inference.model.weights_file import read_weights, write_weights
+from tests.bench.inference.machine import has_bf16
+from tests.bench.inference.plans import build_network, make_plans
+from tests.bench.inference.presets import Preset
+from tests.bench.inference.volumes import CLASSES, training_phantom
+
+__all__ = ["Trained", "train"]
+
+_FOREGROUND_SHARE = 0.7
+_DECAY = 0.9
+_LARGEST_GRADIENT = 12.0
+_SMOOTHING = 1e-5
+_FEATURE_PATCHES = 8
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        weights: By name, as in `state_dict`; one channel a class.
+        statistics: Of intensities in classes, as nnU-Net's plans hold them.
+        feature_means: What the last layer sees in voxels of each class, on average, (classes, features).
+    """
+
+    weights: Mapping[str, Tensor]
+    statistics: Mapping[str, float]
+    feature_means: Tensor
+
+
+@dataclass(frozen=True)
+class _Patients:
+    """Normalised images and labels."""
+
+    images: list[NDArray[np.float32]]
+    labels: list[NDArray[np.uint8]]
+    places: list[list[NDArray[np.intp]]]
+
+    @classmethod
+    def of(cls, images: list[NDArray[np.float32]], labels: list[NDArray[np.uint8]]) -> _Patients:
+        places = [[np.flatnonzero(label == value) for value in range(1, len(CLASSES) + 1)] for label in labels]
+        return cls(images, labels, places)
+
+    def batch(self, rng: np.random.Generator, patch: tuple[int, int, int], size: int) -> tuple[Tensor, Tensor]:
+        """Images (B, 1, *patch) and labels (B, *patch); most patches lie around a voxel of a class."""
+        images, labels = [], []
+        for _ in range(size):
+            number = int(rng.integers(len(self.images)))
+            shape = self.labels[number].shape
+            centre = rng.integers(0, shape)
+            present = [place for place in self.places[number] if place.size]
+            if present and rng.random() < _FOREGROUND_SHARE:
+                chosen = present[int(rng.integers(len(present)))]
+                centre = np.array(np.unravel_index(int(rng.choice(chosen)), shape))
+            start = np.clip(centre - np.array(patch) // 2, 0, np.array(shape) - patch)
+            box = tuple(slice(int(s), int(s) + n) for s, n in zip(start, patch, strict=True))
+            images.append(self.images[number][box])
+            labels.append(self.labels[number][box])
+        return torch.from_numpy(np.stack(images)[:, None]), torch.from_numpy(np.stack(labels).astype(np.int64))
+
+
+def _statistics(values: NDArray[np.float32]) -> dict[str, float]:
+    low, high = np.percentile(values, (0.5, 99.5))
+    return {
+        "mean": float(values.mean()),
+        "median": float(np.median(values)),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_00_5": float(low),
+        "percentile_99_5": float(high),
+    }
+
+
+def _patients(preset: Preset) -> tuple[_Patients, dict[str, float]]:
+    training = preset.training
+    drawn = [training_phantom(seed, training.shape, preset.network.spacing_mm) for seed in range(training.phantoms)]
+    statistics = _statistics(np.concatenate([image[labels > 0] for image, labels in drawn]))
+    low, high = statistics["percentile_00_5"], statistics["percentile_99_5"]
+    images = [(np.clip(image, low, high) - statistics["mean"]) / statistics["std"] for image, _ in drawn]
+    return _Patients.of([image.astype(np.float32) for image in images], [labels for _, labels in drawn]), statistics
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross entropy and Dice of each class."""
+    target = functional.one_hot(labels, len(CLASSES) + 1).movedim(-1, 1)[:, 1:].to(logits.dtype)
+    axes = (0, 2, 3, 4)
+    probability = torch.sigmoid(logits)
+    overlap, sizes = (probability * target).sum(axes), (probability + target).sum(axes)
+    dice = (2 * overlap + _SMOOTHING) / (sizes + _SMOOTHING)
+    cross_entropy: Tensor = functional.binary_cross_entropy_with_logits(logits, target)
+    return cross_entropy + 1 - dice[target.sum(axes) > 0].mean()
+
+
+def _fit(network: nn.Module, patients: _Patients, preset: Preset, device: torch.device) -> None:
+    training, rng = preset.training, np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, training.iterations, _DECAY)
+    reduced = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or has_bf16())
+    start = time.monotonic()
+    for iteration in range(1, training.iterations + 1):
+        images, labels = (part.to(device) for part in patients.batch(rng, training.patch, training.batch_size))
+        optimizer.zero_grad()
+        with reduced:
+            logits = network(images)
+        loss = _loss(logits.float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
+        optimizer.step()
+        schedule.step()
+        if iteration % 50 == 0 or iteration == training.iterations:
+            seconds = time.monotonic() - start
+            print(f"  iteration {iteration}/{training.iterations}, loss {loss:.3f}, {seconds:.0f} s", file=sys.stderr)
+
+
+def _feature_means(network: Any, patients: _Patients, preset: Preset, device: torch.device) -> Tensor:
+    """Mean input of the last layer in voxels of each class."""
+    seen: list[Tensor] = []
+    last = network.decoder.seg_layers[-1]
+    hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    sums = torch.zeros((len(CLASSES) + 1, last.in_channels))
+    counts = torch.zeros(len(CLASSES) + 1)
+    rng = np.random.default_rng(1)
+    with torch.no_grad():
+        for _ in range(_FEATURE_PATCHES * preset.training.phantoms):
+            images, labels = patients.batch(rng, preset.training.patch, 1)
+            network(images.to(device))
+            features = seen.pop()[0].flatten(1).T.float().cpu()
+            sums.index_add_(0, labels.flatten(), features)
+            counts += torch.bincount(labels.flatten(), minlength=len(counts))
+    hook.remove()
+    return (sums / counts.clamp(min=1)[:, None])[1:]
+
+
+def train(folder: Path, preset: Preset, threads: int) -> Trained:
+    """Trains the network, or reads what was trained before with these sizes.
+
+    Args:
+        folder: Where it is kept.
+        preset: Sizes.
+        threads: On the CPU.
+    """
+    weights_path, features_path, about = (
+        folder / name for name in ("weights.safetensors", "features.safetensors", "network.json")
+    )
+    settings: dict[str, Any] = {name: preset.settings()[name] for name in ("network", "training")}
+    if about.is_file():
+        content = json.loads(about.read_text(encoding="utf-8"))
+        if content["settings"] == settings:
+            return Trained(read_weights(weights_path), content["statistics"], read_weights(features_path)["means"])
+    print("training the network", file=sys.stderr)
+    torch.set_num_threads(threads)
+    patients, statistics = _patients(preset)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    network = build_network(make_plans(preset.network, statistics), len(CLASSES)).to(device)
+    _fit(network, patients, preset, device)
+    means = _feature_means(network.eval(), patients, preset, device)
+    for path, tensors in ((weights_path, network.cpu().state_dict()), (features_path, {"means": means})):
+        with atomic_path(path) as temporary:
+            write_weights(temporary, tensors)
+    write_json(about, {"settings": settings, "statistics": statistics})
+    return Trained(network.state_dict(), statistics, means)

@@ -1,0 +1,72 @@
+"""AbdomenCT-1K: merged kidneys, tumours inside of organs, images without labels, one scan twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_partial.conversion.engine import plan_conversion
+from nnunet_partial.dataset_conversion.abdomenct_1k import CONVERTER, UNLABELLED
+from nnunet_partial.errors import ProblemsError
+from tests.conversion_fakes.scene import Fake
+from tests.unit.conversion.known import ABSENT, PRESENT, UNKNOWN, Converted, converted, fake_of
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Fake:
+    return fake_of(CONVERTER, tmp_path / "download")
+
+
+@pytest.fixture
+def data(fake: Fake, tmp_path: Path) -> Converted:
+    return converted(CONVERTER, fake, tmp_path / "raw")
+
+
+def test_kidneys_could_be_either_side_and_hold_tumours(data: Converted) -> None:
+    possible = data.labels.set_of("Case_00219").possible
+    assert possible[data.values["kidneys"]] >= {"kidney_left_tissue", "kidney_right_tissue", "kidney_left_tumor"}
+    assert possible[data.values["liver"]] >= {"liver_parenchyma", "liver_tumor"}
+    assert "pancreas_tumor" in possible[data.values["pancreas"]]
+    assert data.states("Case_00219", "kidneys") == {"liver": 0, "kidneys": PRESENT, "spleen": 0, "pancreas": 0}
+
+
+@pytest.mark.parametrize("case", ["Case_00219", "Case_00656"])
+def test_a_spleen_that_is_not_in_the_image_is_absent(case: str, data: Converted) -> None:
+    assert not (data.label_map(case) == data.values["spleen"]).any()
+    assert data.states(case, "background")["spleen"] == ABSENT
+
+
+def test_the_scan_that_is_there_twice_is_one_patient(data: Converted) -> None:
+    assert data.labels.patient_of("Case_00928") == data.labels.patient_of("Case_00297")
+    folds = json.loads((data.folder / "splits_final.json").read_text())
+    assert all(("Case_00928" in fold["val"]) == ("Case_00297" in fold["val"]) for fold in folds)
+
+
+def test_wrong_voxel_sizes_are_noted(data: Converted) -> None:
+    cases = json.loads((data.folder / "conversion.json").read_text())["cases"]
+    assert {case for case, entry in cases.items() if "voxel size" in entry.get("note", "")} == {"Case_00276"}
+
+
+def test_images_without_published_labels_are_unlabelled(fake: Fake, tmp_path: Path) -> None:
+    assert len(UNLABELLED) == 62
+    data = converted(CONVERTER, fake, tmp_path / "raw", unlabelled=True)
+    assert (data.label_map("Case_00010") == data.values["ignore"]).all()
+    assert set(data.states("Case_00010", "background").values()) == {UNKNOWN}
+
+
+def test_any_other_missing_file_is_an_error(fake: Fake) -> None:
+    (fake.download / "Mask" / "Case_00433.nii.gz").unlink()
+    (fake.download / "AbdomenCT-1K-ImagePart3" / "Case_00928_0000.nii.gz").unlink()
+    with pytest.raises(ProblemsError) as caught:
+        plan_conversion(CONVERTER, fake.download)
+    assert caught.value.problems == [
+        "case 'Case_00433': Mask/Case_00433.nii.gz is missing",
+        "case 'Case_00928': AbdomenCT-1K-ImagePart3/Case_00928_0000.nii.gz is missing",
+    ]
+
+
+def test_both_names_of_the_folder_of_masks_are_found(fake: Fake) -> None:
+    (fake.download / "Mask").rename(fake.download / "Masks")
+    assert len(plan_conversion(CONVERTER, fake.download).cases) == 7

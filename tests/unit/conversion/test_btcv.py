@@ -1,0 +1,148 @@
+"""BTCV, its cervix part, and Gibson's labels of BTCV and NIH images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunet_partial.conversion.engine import plan_conversion
+from nnunet_partial.dataset_conversion import btcv, btcv_gibson, nih_pancreas
+from nnunet_partial.errors import PartialError, ProblemsError
+from tests.conversion_fakes.btcv_gibson import LABELS, NOT_IN_NIH
+from tests.conversion_fakes.scene import Fake
+from tests.unit.conversion.known import ABSENT, PRESENT, UNKNOWN, converted, fake_of
+
+BTCV, CERVIX = btcv.CONVERTERS
+GIBSON = btcv_gibson.CONVERTER
+NIH_CASES = ("tcia_0002", "tcia_0007")
+
+
+@pytest.fixture
+def gibson(tmp_path: Path) -> Fake:
+    return fake_of(GIBSON, tmp_path / "download")
+
+
+def test_a_missing_structure_of_btcv_is_absent(tmp_path: Path) -> None:
+    data = converted(BTCV, fake_of(BTCV, tmp_path / "download"), tmp_path / "raw")
+    assert data.values["pancreas"] == 11
+    assert data.set_of("img0010") == "all"
+    assert data.states("img0010", "background")["kidney_right"] == ABSENT
+    assert "liver_tumor" in data.labels.set_of("img0010").possible[data.values["liver"]]
+    assert {path.name for path in (data.folder / "imagesTs").iterdir()} == {"img0061_0000.nii.gz"}
+    assert not (data.folder / "labelsTs").exists()
+    assert "img0061,BTCV_0061" in (data.folder / "patients.csv").read_text()
+
+
+def test_labels_of_the_cervix_part_must_lie_on_their_images(tmp_path: Path) -> None:
+    fake = fake_of(CERVIX, tmp_path / "download")
+    path = fake.download / "CervixRawData" / "Training" / "label" / "1410012-Mask.nii.gz"
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 4
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).copy(), affine), path)
+    with pytest.raises(ProblemsError, match=r"1410012-Mask.nii.gz does not lie on its image 1410012-Image.nii.gz"):
+        converted(CERVIX, fake, tmp_path / "raw")
+    data = converted(CERVIX, fake, tmp_path / "raw", exclude=("1410012",))
+    assert set(data.labels.cases) == {"0507688"}
+
+
+def test_the_parts_of_gibson_have_annotation_sets_of_their_own(gibson: Fake, tmp_path: Path) -> None:
+    data = converted(GIBSON, gibson, tmp_path / "raw")
+    assert {case: data.set_of(case) for case in ("btcv_0001", *NIH_CASES)} == {
+        "btcv_0001": "btcv",
+        **dict.fromkeys(NIH_CASES, "tcia"),
+    }
+    assert data.states("btcv_0001", "background") == dict.fromkeys(LABELS, ABSENT)
+    for case in NIH_CASES:
+        known = data.states(case, "background")
+        assert known == {name: UNKNOWN if name in NOT_IN_NIH else ABSENT for name in LABELS}
+        liver = data.states(case, "liver")
+        assert liver == {name: PRESENT if name == "liver" else ABSENT for name in LABELS}
+
+
+def test_nothing_is_known_outside_of_the_box(gibson: Fake, tmp_path: Path) -> None:
+    data = converted(GIBSON, gibson, tmp_path / "raw")
+    for case in ("btcv_0001", *NIH_CASES):
+        labels, inside = data.label_map(case), np.zeros((9, 8, 7), bool)
+        inside[1:8, 2:, :6] = True
+        np.testing.assert_array_equal(labels == data.values["ignore"], ~inside, err_msg=case)
+        assert set(data.states(case, "ignore").values()) == {UNKNOWN}
+
+
+def test_patients_have_the_names_they_have_in_btcv_and_nih(gibson: Fake, tmp_path: Path) -> None:
+    other = plan_conversion(nih_pancreas.CONVERTER, fake_of(nih_pancreas.CONVERTER, tmp_path / "nih").download)
+    training = plan_conversion(BTCV, fake_of(BTCV, tmp_path / "btcv").download)
+    names = {case.case.patient for case in (*other.cases, *training.cases)}
+    mine = {case.case.id: case.case.patient for case in plan_conversion(GIBSON, gibson.download).cases}
+    assert names & set(mine.values()) == {"BTCV_0001", "BTCV_0061", "PANCREAS_0002", "PANCREAS_0007"}
+
+
+def test_labels_of_the_withdrawn_image_are_left_out(gibson: Fake) -> None:
+    left_out = plan_conversion(GIBSON, gibson.download).left_out
+    assert left_out == {"tcia_0025": "its image was withdrawn by its authors"}
+
+
+def test_labels_without_images_are_named_with_where_they_are_expected(gibson: Fake) -> None:
+    (gibson.download / "RawData").rename(gibson.download / "elsewhere")
+    (gibson.download / "Pancreas-CT" / "PANCREAS_0007").rename(gibson.download / "PANCREAS_0007")
+    with pytest.raises(ProblemsError) as caught:
+        plan_conversion(GIBSON, gibson.download)
+    assert caught.value.problems == [
+        "case 'btcv_0001': RawData/Training/img/img0001.nii.gz is missing",
+        "case 'btcv_0061': RawData/Testing/img/img0061.nii.gz is missing",
+        "case 'tcia_0007': Pancreas-CT/PANCREAS_0007 is missing",
+    ]
+
+
+def test_images_may_be_linked(gibson: Fake, tmp_path: Path) -> None:
+    for name in ("RawData", "Pancreas-CT"):
+        (gibson.download / name).rename(tmp_path / name)
+        (gibson.download / name).symlink_to(tmp_path / name)
+    assert len(plan_conversion(GIBSON, gibson.download).cases) == 4
+
+
+def test_labels_on_the_wrong_side_are_refused(gibson: Fake, tmp_path: Path) -> None:
+    path = gibson.download / "label_btcv_multiorgan" / "label0001.nii.gz"
+    image = nib.load(path)
+    array = np.asarray(image.dataobj).copy()
+    spleen, liver = array == 1, array == 6
+    array[spleen], array[liver] = 6, 1
+    nib.save(nib.Nifti1Image(array, image.affine), path)
+    with pytest.raises(ProblemsError, match="'spleen' lies on the patient's right of 'liver'"):
+        converted(GIBSON, gibson, tmp_path / "raw")
+
+
+def test_both_places_of_the_nih_labels_are_found(gibson: Fake) -> None:
+    place = gibson.download / "label_tciapancreasct_multiorgan" / "label_tcia_multiorgan"
+    place.rename(gibson.download / "label_tcia_multiorgan")
+    assert [case.case.id for case in plan_conversion(GIBSON, gibson.download).cases][2:] == list(NIH_CASES)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, r"boxes.csv: no such file; write it from the cropping.csv of the record, with the columns part \(btcv"),
+        (lambda text: text.replace("x_first", "x0"), r"boxes.csv: expected the columns \['part', 'id', 'x_first'"),
+        (lambda text: text.replace("tcia,0007", "tcia,0008"), "has no row of part 'tcia' and id '0007'"),
+        (lambda text: text.replace("btcv,0001,1", "btcv,0001,1.5"), "expected whole numbers from 0, found"),
+    ],
+    ids=["missing", "other columns", "no row", "no whole number"],
+)
+def test_boxes_that_cannot_be_used(change: object, message: str, gibson: Fake) -> None:
+    path = gibson.download / "boxes.csv"
+    text = path.read_text()
+    path.unlink()
+    if callable(change):
+        path.write_text(change(text))
+    with pytest.raises(PartialError, match=message):
+        plan_conversion(GIBSON, gibson.download)
+
+
+def test_a_box_that_is_larger_than_the_label_map(gibson: Fake, tmp_path: Path) -> None:
+    path = gibson.download / "boxes.csv"
+    path.write_text(path.read_text().replace("btcv,0001,1,7", "btcv,0001,1,9"))
+    with pytest.raises(ProblemsError, match=r"label0001.nii.gz: the box \(\(1, 10\), .* does not lie in the label map"):
+        converted(GIBSON, gibson, tmp_path / "raw")
