@@ -1,14 +1,18 @@
-"""One public dataset, or one family of them, a file: a label table and how its cases are found."""
+"""One public dataset, or one family of them, a file: a label table and how its cases are found.
+
+The folder `collections` has merge files of converted datasets, one a paper or challenge.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 
 from nnunet_partial.conversion import Converter
 from nnunet_partial.errors import LabelError
 
-__all__ = ["converters"]
+__all__ = ["collections", "converters"]
 
 
 def converters() -> dict[str, Converter]:
@@ -32,3 +36,8 @@ def converters() -> dict[str, Converter]:
                 raise LabelError(f"{converter.name} and {other} have the same dataset_id, {converter.dataset_id}")
             found[converter.name] = converter
     return found
+
+
+def collections() -> dict[str, Path]:
+    """The merge files that come with the package, by their names."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "collections").glob("*.yaml"))}

@@ -6,18 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_partial.conversion import OCCURRING, Case, Converter, LabelMap, find, ids
-from nnunet_partial.conversion.structures import STRUCTURES
 
 IMAGE = "imagesTr2200/FLARE23_{id}_0000.nii.gz"
 LABEL = "labelsTr2200/FLARE23_{id}.nii.gz"
 UNLABELLED = ("unlabelTr1800/FLARE23_{id}_0000.nii.gz", "unlabeledTr1800/FLARE23_{id}_0000.nii.gz")
 TUNING = "validation/FLARE23Ts_{id}_0000.nii.gz"
-
-# tumours of the dataset are of any organ; the common table has some of their hosts only
-HOSTS = ("spleen", "gallbladder", "esophagus", "stomach", "duodenum", "adrenal_gland_left", "adrenal_gland_right")
-STRUCTURES_WITH_TUMORS = {host: (f"{host}_tissue", f"{host}_tumor") for host in HOSTS} | {
-    "tumor": (*STRUCTURES["tumor"], *(f"{host}_tumor" for host in HOSTS))
-}
 
 
 def cases(root: Path) -> Iterator[Case]:
@@ -53,7 +46,6 @@ CONVERTER = Converter(
         13: "kidney_left",
         14: "tumor",
     },
-    structures=STRUCTURES_WITH_TUMORS,
     cases=cases,
     layout=(IMAGE, LABEL, *UNLABELLED, TUNING),
     licence="not found: challenge agreement; some parts are non-commercial",

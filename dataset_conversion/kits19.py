@@ -36,7 +36,6 @@ CONVERTER = Converter(
     modality="CT",
     labels={1: "kidney_tissue", 2: "kidney_mass"},
     classes=("kidneys", "kidney_mass"),
-    structures={"kidney_mass": ("kidney_tumor", "kidney_cyst")},
     cases=cases,
     layout=(IMAGE, LABEL),
     licence="CC BY-NC-SA 4.0",

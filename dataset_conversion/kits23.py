@@ -28,7 +28,6 @@ CONVERTER = Converter(
     modality="CT",
     labels={1: "kidney_tissue", 2: "kidney_tumor", 3: "kidney_cyst"},
     classes=("kidneys", "kidney_mass", "kidney_tumor"),
-    structures={"kidney_mass": ("kidney_tumor", "kidney_cyst")},
     cases=cases,
     layout=(IMAGE, LABEL),
     licence="CC BY-NC-SA 4.0",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from nnunet_partial.conversion import Case, Converter, Intensity, LabelMap, LeftOut, find, ids
-from nnunet_partial.errors import VolumeError
+from nnunet_partial.conversion import Case, Converter, Intensity, LabelMap, LeftOut, find, ids, spacing_of
 
 IMAGE, LABEL = "Training Batch {batch}/volume-{id}.nii", "Training Batch {batch}/segmentation-{id}.nii"
 TESTS = ("test-volume-{id}.nii", "{folder}/test-volume-{id}.nii")
@@ -30,18 +30,12 @@ def cases(root: Path) -> Iterator[Case | LeftOut]:
 
 def _case(image: Path, label: LabelMap | None = None) -> Case | LeftOut:
     name = image.name.removesuffix(".nii")
-    if _has_lost_its_voxel_size(image):
-        return LeftOut(name, "its header says 1 x 1 x 1 mm, as one does that was lost; MSD_Liver has a mended one")
-    return Case(name, image=image, label=label, split="train" if label else "test", note=NOTES.get(name, ""))
-
-
-def _has_lost_its_voxel_size(image: Path) -> bool:
-    from nnunet_partial.volumes import read_geometry  # slow to import, which a list of all datasets need not wait for
-
-    try:
-        return all(abs(size - 1) < 1e-3 for size in read_geometry(image).spacing_mm)
-    except VolumeError:  # told with all other missing and damaged files
-        return False
+    split: Literal["train", "test"] = "train" if label else "test"
+    spacing = spacing_of(image)
+    if spacing is not None and all(abs(size - 1) < 1e-3 for size in spacing):
+        reason = "its header says 1 x 1 x 1 mm, as one does that was lost; MSD_Liver has a mended one"
+        return LeftOut(name, reason, split)
+    return Case(name, image=image, label=label, split=split, note=NOTES.get(name, ""))
 
 
 CONVERTER = Converter(

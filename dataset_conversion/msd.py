@@ -49,7 +49,8 @@ CONVERTERS = (
         {1: "liver_tissue", 2: "liver_tumor"},
         classes=("liver", "liver_tumor"),
         notes=(
-            "the same scans as LiTS, with repaired headers: use one of the two; AbdomenCT-1K and FLARE hold them, too",
+            "the same scans as LiTS, with repaired headers: use one of the two",
+            "holds the scans of 3D-IRCADb (20); AbdomenCT-1K, FLARE22, FLARE23 and AbdomenAtlas hold these scans",
         ),
     ),
     _task(6, "Lung", 63, 32, {1: "lung_tumor"}, notes=("the lungs themselves are not labelled",)),
@@ -60,7 +61,7 @@ CONVERTERS = (
         139,
         {1: "pancreas_tissue", 2: "pancreas_tumor"},
         classes=("pancreas", "pancreas_tumor"),
-        notes=("FLARE22, AbdomenCT-1K and PANORAMA hold these scans, too", _SHARED),
+        notes=("AbdomenCT-1K, FLARE22, FLARE23, PANORAMA and AbdomenAtlas hold these scans, too", _SHARED),
     ),
     _task(
         8,
@@ -71,16 +72,28 @@ CONVERTERS = (
         notes=(
             "the liver itself is not labelled, and vessels inside of tumours are lost",
             "tumours follow another protocol than those of MSD_Liver",
+            "AbdomenAtlas holds these scans, too",
             _SHARED,
         ),
     ),
-    _task(9, "Spleen", 41, 20, {1: "spleen"}, notes=("AbdomenCT-1K holds these scans, too", _SHARED)),
+    _task(
+        9,
+        "Spleen",
+        41,
+        20,
+        {1: "spleen"},
+        notes=("AbdomenCT-1K, FLARE and AbdomenAtlas hold these scans, too", _SHARED),
+    ),
     _task(
         10,
         "Colon",
         126,
         64,
         {1: "colon_tumor"},
-        notes=("the wall of the colon is not labelled, only its tumours", _SHARED),
+        notes=(
+            "the wall of the colon is not labelled, only its tumours",
+            "FLARE23 and AbdomenAtlas hold these scans, too",
+            _SHARED,
+        ),
     ),
 )

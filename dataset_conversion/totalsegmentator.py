@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from nnunet_partial.conversion import Case, Converter, LeftOut, Masks, find, read_table
 
@@ -71,7 +71,8 @@ def cases(root: Path, image: str, structures: list[str], left_out: Mapping[str, 
     for folder in find(root, "{id}/segmentations", id="s[0-9]+"):
         subject = folder["id"]
         if subject in left_out:
-            yield LeftOut(subject, left_out[subject])
+            part: Literal["train", "test"] = "test" if splits.get(subject) == "test" else "train"
+            yield LeftOut(subject, left_out[subject], part)
             continue
         # an empty mask says that the structure is not in the image
         masks = Masks({name: folder.path / f"{name}.nii.gz" for name in structures})
@@ -116,7 +117,11 @@ CONVERTERS = (
         url="https://zenodo.org/records/6802614",
         top=("Totalsegmentator_dataset",),
         expected={"train": 1139, "test": 65},
-        notes=(_NOISE, "the subjects of TotalSegmentator_v2, with other structures"),
+        notes=(
+            _NOISE,
+            "the subjects of TotalSegmentator_v2, with other structures",
+            "kidneys may include cysts, which have labels of their own in TotalSegmentator_v2 only",
+        ),
         **_CT,
     ),
     _release(
@@ -131,7 +136,12 @@ CONVERTERS = (
         url="https://zenodo.org/records/10047292",
         top=("Totalsegmentator_dataset_v201",),
         expected={"train": 1139, "test": 89},
-        notes=(_NOISE, "use release 2.0.1: in 2.0.0 some images have wrong intensities and two are empty"),
+        notes=(
+            _NOISE,
+            "use release 2.0.1: in 2.0.0 some images have wrong intensities and two are empty",
+            "cysts of kidneys have labels of their own and are taken for no part of the kidneys, unlike in "
+            "TotalSegmentator_v1 and other datasets; some masks overlap, and voxels of both get a value of their own",
+        ),
         **_CT,
     ),
     _release(

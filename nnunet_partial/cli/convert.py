@@ -62,6 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="own",
         help="voxels of several masks get a value of their own (default), or become 'ignore'",
     )
+    parser.add_argument(
+        "--split-sides",
+        "--split_sides",
+        action="store_true",
+        help="tell left and right apart where organs of both sides have one label, such as kidneys",
+    )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="resize pictures, e.g. 640x512")
     add_processes(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was converted differently")
@@ -151,6 +157,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         unlabelled=arguments.unlabelled,
         overlaps=arguments.overlaps,
         size=size,
+        split_sides=arguments.split_sides,
     )
 
 
@@ -185,10 +192,10 @@ def _print_list(console: Console, converters: Mapping[str, Converter]) -> None:
 
 
 def _description(converter: Converter) -> str:
-    values: dict[str, list[str]] = {}
+    values: dict[str, list[int]] = {}
     for value, name in converter.values.items():
-        values.setdefault(name or "background", []).append(str(value))
-    labels = [f"  {', '.join(numbers)}: {_meaning(name, converter)}" for name, numbers in values.items()]
+        values.setdefault(name or "background", []).append(value)
+    labels = [f"  {_ranges(numbers)}: {_meaning(name, converter)}" for name, numbers in values.items()]
     counts = ", ".join(f"{count} {kind}" for kind, count in converter.expected.items())
     lines = [
         f"{converter.name}: {converter.modality} ({counts or 'number of cases unknown'})",
@@ -204,6 +211,17 @@ def _description(converter: Converter) -> str:
         *(f"note: {note}" for note in converter.notes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """'1, 5 to 9': three numbers or more in a row are shortened."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _meaning(name: str, converter: Converter) -> str:
@@ -231,18 +249,32 @@ def _print_plan(console: Console, plan: Plan) -> None:
 
 
 def _print_result(console: Console, result: ConversionResult) -> None:
+    from nnunet_partial.conversion.placement import ON_IMAGE
+
     _say(console, f"{'written to' if result.written else 'up to date already:'} {result.folder}")
     _say(console, f"images: {', '.join(f'{count} {how}' for how, count in sorted(result.images.items()))}")
     if result.overlaps:
         listed = ", ".join(f"{name} ({count} cases)" for name, count in list(result.overlaps.items())[:5])
         more = f", and {len(result.overlaps) - 5} more" if len(result.overlaps) > 5 else ""
         _say(console, f"masks overlap; values of their own: {listed}{more}")
+    if result.placements:
+        counts = sorted(result.placements.items(), key=_commonest_first)
+        listed = ", ".join(f"{count} {how.removeprefix(f'{ON_IMAGE}, ')}" for how, count in counts)
+        odd = "; look at the rare ones, which are most likely wrong" if len(result.placements) > 1 else ""
+        _say(console, f"labels: {listed}{odd} ('placement' in conversion.json says which case)")
+    for organ, outcomes in sorted(result.sides.items()):
+        listed = ", ".join(f"{count} {how}" for how, count in sorted(outcomes.items(), key=_commonest_first))
+        _say(console, f"sides of {organ}: {listed} ('sides' in conversion.json says which case)")
     if result.splits_kept is not None:
         _say(console, f"note: {result.splits_kept} differs from the official split and was kept (see --overwrite)")
     dataset_id = int(result.folder.name[len("Dataset") :].partition("_")[0])
     _say(console, "next:")
     _say(console, f"  nnUNetv2_partial_verify -d {dataset_id}")
     _say(console, f"  merge it with others (docs/merge-file.md), or nnUNetv2_plan_and_preprocess -d {dataset_id}")
+
+
+def _commonest_first(entry: tuple[str, int]) -> tuple[int, str]:
+    return -entry[1], entry[0]
 
 
 def _say(console: Console, line: str) -> None:

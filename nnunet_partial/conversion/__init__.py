@@ -5,9 +5,9 @@ imports neither NumPy nor any image library; `nnunet_partial.conversion.engine` 
 """
 
 from nnunet_partial.conversion.case import OCCURRING, Case, Dicom, LabelMap, LeftOut, Masks, Slices
-from nnunet_partial.conversion.checks import ALL_FLIPS, Above, Intensity, LeftRight
+from nnunet_partial.conversion.checks import ALL_FLIPS, Above, Intensity, LeftRight, Uniform
 from nnunet_partial.conversion.converter import Annotated, Converter
-from nnunet_partial.conversion.layout import Found, either, find, ids, read_table
+from nnunet_partial.conversion.layout import Found, either, find, ids, read_table, spacing_of
 
 __all__ = [
     "ALL_FLIPS",
@@ -24,8 +24,10 @@ __all__ = [
     "LeftRight",
     "Masks",
     "Slices",
+    "Uniform",
     "either",
     "find",
     "ids",
     "read_table",
+    "spacing_of",
 ]

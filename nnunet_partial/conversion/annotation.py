@@ -10,7 +10,8 @@ import numpy as np
 
 from nnunet_partial.conversion.converter import IGNORE, Converter
 from nnunet_partial.conversion.label_reading import Overlap
-from nnunet_partial.conversion.plan import IGNORE_CODE, Plan, PlannedCase, set_name
+from nnunet_partial.conversion.plan import IGNORE_CODE, Plan, PlannedCase, set_name, with_sides
+from nnunet_partial.conversion.structures import PAIRED_ORGANS
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels.partial_labels import PartialLabels
 from nnunet_partial.labels.sides import Sides, sided_names
@@ -91,7 +92,7 @@ def label_model(
     atoms = dict.fromkeys(
         [BACKGROUND, *(t for name in (*values.names, *sorted(absent)) for t in sorted(converter.tissues(name)))]
     )
-    space = LabelSpace({DEFAULT_AXIS: tuple(atoms)}, _classes(converter, values.names))
+    space = LabelSpace({DEFAULT_AXIS: tuple(atoms)}, _classes(plan))
     sets: dict[str, AnnotationSet] = {}
     made: dict[tuple[Any, ...], AnnotationSet] = {}
     for case in settled:
@@ -115,17 +116,28 @@ def _settled(planned: PlannedCase, record: Mapping[str, Any], plan: Plan) -> Pla
     """The case with its annotation set, which the label map may have told only now."""
     if planned.annotated is not None:
         return planned
-    annotated = tuple(name for name in plan.names if name in record["occurring"])
-    return PlannedCase(planned.case, annotated, planned.absent, set_name(annotated, plan.names))
+    occurring = {plan.sided.get(name, name) for name in record["occurring"]}
+    names = tuple(name for name in plan.names if name not in plan.sided)
+    annotated = tuple(name for name in names if name in occurring)
+    return PlannedCase(planned.case, with_sides(annotated, plan.sided), planned.absent, set_name(annotated, names))
 
 
-def _classes(converter: Converter, names: tuple[str, ...]) -> dict[str, frozenset[str]]:
-    """The converter's classes whose tissues are labelled; each label that lies in none of them is one, too."""
-    labelled = frozenset[str]().union(*(converter.tissues(name) for name in names))
+def _classes(plan: Plan) -> dict[str, frozenset[str]]:
+    """The converter's classes whose tissues are labelled; each label that lies in none of them is one, too.
+
+    Where sides are split, the left and the right one of a class are classes as well.
+    """
+    converter = plan.converter
+    labelled = frozenset[str]().union(*(converter.tissues(name) for name in plan.names))
     found = {name: converter.tissues(name) for name in converter.classes if converter.tissues(name) <= labelled}
-    for name in names:
+    for name in plan.names:
         if not any(converter.tissues(name) <= tissues for tissues in found.values()):
             found[name] = converter.tissues(name)
+    split = frozenset[str]().union(*(converter.tissues(name) for name in plan.sided))
+    for organ in PAIRED_ORGANS:
+        for name, pair in organ.structures.items():
+            if name in found and found[name] <= split:
+                found |= {side: converter.tissues(side) for side in pair}
     return supersets_first(found)
 
 

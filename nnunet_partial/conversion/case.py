@@ -58,25 +58,26 @@ class _Placed:
         grid: What its header is trusted in. 'own': everything; the label map is brought into the image's axis order and
             must then lie on the image. 'axes': the directions of its axes; origin and spacing are those of the image.
             'image': nothing; its array is laid on the image's, index to index.
-        axes: For 'image': which axis of the file comes first, second, third, e.g. 'yxz' for transposed slices.
-        flips: For 'image': axes to turn around, e.g. ('z',) or ('xy',). Several candidates, such as ('', 'z') or
-            `ALL_FLIPS`, are tried, and the one is taken that the converter's checks speak for.
+        axes: For 'image': which axis of the file comes first, second, third, e.g. ('yxz',) for transposed slices.
+        flips: For 'image': axes of the image to turn around, e.g. ('z',) or ('xy',). Where 'axes' or 'flips' hold
+            several candidates, such as ('xyz', 'yxz') and `ALL_FLIPS`, all pairs are tried, and the one is taken that
+            the converter's checks speak for.
         box: The part of the file's array in which structures were annotated; outside of it nothing is known.
     """
 
     grid: Grid = "own"
-    axes: str = "xyz"
+    axes: tuple[str, ...] = ("xyz",)
     flips: tuple[str, ...] = ("",)
     box: Box | None = None
 
     def __post_init__(self) -> None:
         if self.grid not in ("own", "axes", "image"):
             raise ValueError(f"grid: expected 'own', 'axes' or 'image', found {self.grid!r}")
-        if sorted(self.axes) != ["x", "y", "z"]:
-            raise ValueError(f"axes: expected an order of 'xyz', found {self.axes!r}")
+        if not self.axes or any(sorted(axes) != ["x", "y", "z"] for axes in self.axes):
+            raise ValueError(f"axes: expected orders of 'xyz', e.g. ('xyz', 'yxz'), found {self.axes!r}")
         if not self.flips or any(set(flip) - set("xyz") for flip in self.flips):
             raise ValueError(f"flips: expected letters of 'xyz', e.g. ('', 'z'), found {self.flips!r}")
-        if (self.axes != "xyz" or self.flips != ("",)) and self.grid != "image":
+        if (self.axes != ("xyz",) or self.flips != ("",)) and self.grid != "image":
             raise ValueError("'axes' and 'flips' turn the array against its header; they need grid='image'")
 
 
@@ -165,7 +166,9 @@ class LeftOut:
     Attributes:
         id: Its name.
         reason: Why, e.g. 'withdrawn by its authors'.
+        split: Where it would have gone; it may stand for a case that a full download is expected to have.
     """
 
     id: str
     reason: str
+    split: Literal["train", "test"] = "train"

@@ -17,10 +17,11 @@ from nnunet_partial.atomic import atomic_path, write_json
 from nnunet_partial.conversion.case import ImageSource
 from nnunet_partial.conversion.checks import Check
 from nnunet_partial.conversion.image_writing import resized_labels, resized_picture, write_image
-from nnunet_partial.conversion.label_reading import Codes, count_values, read_codes
+from nnunet_partial.conversion.label_reading import Codes, count_values, keep_names, read_codes
 from nnunet_partial.conversion.placement import place, turned_to_ras
 from nnunet_partial.conversion.plan import IGNORE_CODE, Options, PlannedCase
 from nnunet_partial.conversion.reading import Volume, read_image
+from nnunet_partial.conversion.sides import split_sides
 from nnunet_partial.conversion.source_files import SourceRecord
 from nnunet_partial.errors import LabelError, PartialError, VolumeError
 from nnunet_partial.volumes import Geometry, geometry_difference, write_label_map
@@ -42,10 +43,12 @@ class CaseTask:
         planned: The case.
         root: Top folder of the download.
         folder: The dataset that is being built.
-        names: Labels; the first has value 1.
-        lookup: Value in the files to new value.
+        names: Labels that are written; the first has value 1.
+        read: These, then others that are only looked at.
+        lookup: Value in the files to the position in `read`, counted from 1.
         colours: Channels that a picture must have; 0 for volumes.
         checks: What the image must vouch for.
+        modality: Of the images.
         file_ending: Ending of the new files.
         options: What the user chose.
     """
@@ -54,9 +57,11 @@ class CaseTask:
     root: Path
     folder: Path
     names: tuple[str, ...]
+    read: tuple[str, ...]
     lookup: dict[int, int]
     colours: int
     checks: tuple[Check, ...]
+    modality: str
     file_ending: str
     options: Options
 
@@ -95,7 +100,7 @@ def convert_case(task: CaseTask) -> dict[str, Any]:
     try:
         first = read_image(case.channels[0], sources, task.file_ending)
         _check_colours(first, task.colours)
-        codes, placement = _codes(task, first, sources)
+        codes, placement, sides = _codes(task, first, sources)
         images = [_write_image(task, 0, first)]
         geometry = first.geometry
         del first  # one channel in memory at a time
@@ -105,7 +110,7 @@ def convert_case(task: CaseTask) -> dict[str, Any]:
     except PartialError as error:
         raise type(error)(f"case '{case.id}': {error}") from error
     record = {"case": case.id, "fingerprint": task.planned.fingerprint, "images": images, **labels}
-    record |= {"placement": placement, "sources": sources.as_json()}
+    record |= {"placement": placement, "sides": sides, "sources": sources.as_json()}
     with writing(record_path(task.folder, case.id)):
         write_json(record_path(task.folder, case.id), record)
     return record
@@ -159,25 +164,28 @@ def _write_further_channel(
     return _write_image(task, channel, image)
 
 
-def _codes(task: CaseTask, image: Volume, sources: SourceRecord) -> tuple[Codes | None, str]:
-    """The labels of the case as they are written, and what was done to place them."""
+def _codes(task: CaseTask, image: Volume, sources: SourceRecord) -> tuple[Codes | None, str, dict[str, str]]:
+    """The labels of the case as they are written, what was done to place them, and to split sides."""
     planned, label = task.planned, task.planned.case.label
     if label is None and planned.part == "Ts":
-        return None, ""
-    placement = ""
+        return None, "", {}
+    placement, sides = "", {}
     if label is None:
         unknown = np.full(image.geometry.shape, IGNORE_CODE, np.uint16)
         codes = Codes(unknown, image.geometry, task.names, image.path)
     else:
-        codes = read_codes(label, task.lookup, task.names, sources, ignore_overlaps=task.options.overlaps == "ignore")
+        codes = read_codes(label, task.lookup, task.read, sources)
         placement = place(codes, label, image, task.checks)
+        if task.options.split_sides:
+            sides = split_sides(codes, image, task.modality)
+        keep_names(codes, task.names, ignore_overlaps=task.options.overlaps == "ignore")
     if task.options.orientation == "RAS" and image.geometry.physical:
         codes.array, _ = turned_to_ras(codes.array, image.geometry)
     if task.options.size is not None:
         codes.array = resized_labels(codes.array, task.options.size)
     codes.counts = count_values(codes.array)
     _check_annotated(codes, planned)
-    return codes, placement
+    return codes, placement, sides
 
 
 def _check_annotated(codes: Codes, planned: PlannedCase) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["ALL_FLIPS", "Above", "Check", "Intensity", "LeftRight", "Region", "measure_all"]
+__all__ = ["ALL_FLIPS", "Above", "Check", "Intensity", "LeftRight", "Region", "Uniform", "measure_all"]
 
 ALL_FLIPS = tuple("".join(axes) for count in range(4) for axes in combinations("xyz", count))
 """All ways to turn the axes of a volume around: '', 'x', 'y', 'z', 'xy', ..."""
@@ -54,6 +54,44 @@ class Intensity:
             return None
         return (
             f"{found:.0%} of '{self.label}' have intensities of {self.low:g} to {self.high:g}, expected at least "
+            f"{self.share:.0%}"
+        )
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Most voxels of a structure have about the same intensity, whatever it is: a parenchyma in any phase of contrast.
+
+    Attributes:
+        label: Label name.
+        within: How far from the median of its voxels intensities may lie; HU for CT.
+        share: Smallest share of its voxels, 0 to 1, that must lie as near.
+    """
+
+    label: str
+    within: float
+    share: float = 0.8
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that are looked at."""
+        return (self.label,)
+
+    def measure(self, region: Region, image: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> float | None:
+        """The share of voxels near their median; None where the structure does not occur."""
+        values = image[region(self.label)]
+        if values.size == 0:
+            return None
+        values.partition((values.size - 1) // 2)  # a voxel's intensity, unlike the mean of two
+        middle = float(values[(values.size - 1) // 2])
+        return float(((values >= middle - self.within) & (values <= middle + self.within)).mean())
+
+    def complaint(self, found: float) -> str | None:
+        """What is wrong; None where nothing is."""
+        if found >= self.share:
+            return None
+        return (
+            f"{found:.0%} of '{self.label}' have intensities within {self.within:g} of their median, expected at least "
             f"{self.share:.0%}"
         )
 
@@ -110,7 +148,7 @@ class Above:
         return None if found else f"'{self.upper}' lies below '{self.lower}'"
 
 
-Check = Intensity | LeftRight | Above
+Check = Intensity | Uniform | LeftRight | Above
 
 
 def _in_order(first: str, second: str, region: Region, row: npt.NDArray[np.float64]) -> float | None:

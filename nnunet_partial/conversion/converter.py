@@ -59,7 +59,7 @@ class Converter:
         structures: Structures of this dataset besides those of `STRUCTURES`, or differing from them: name to parts.
         sets: Annotation sets that cases name as `annotated`.
         absent: Structures that occur in none of the cases, though they have no label: healthy volunteers' tumours.
-        checks: Run on every case, with its image.
+        checks: Run on every case, with its image; what they look at is read even where it is not converted.
         top: Folders that the archive unpacks to; the user may give the folder above.
         expected: How many cases a full download has: 'train' (labelled), 'unlabelled' and 'test'.
         file_ending: '.nii.gz', or '.png' for pictures.

@@ -146,7 +146,8 @@ def _conversion_json(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[s
 def _case_json(case: PlannedCase, record: Mapping[str, Any]) -> dict[str, Any]:
     content = {"split": case.case.split, "images": record["images"], "voxels": record["labels"]}
     content["overlaps"] = {"+".join(o["structures"]): o["voxels"] for o in record["overlaps"].values()}
-    content |= {"placement": record["placement"], "note": case.case.note, "sources": record["sources"]}
+    content |= {"placement": record["placement"], "sides": record["sides"], "note": case.case.note}
+    content["sources"] = record["sources"]
     return {key: value for key, value in content.items() if value not in (None, "", {})}
 
 

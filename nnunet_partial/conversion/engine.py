@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class ConversionResult:
         written: False where the folder was up to date already.
         images: How many image files were linked, copied and converted.
         overlaps: Structures that share voxels, joined by '+', to the number of cases in which they do.
+        placements: How labels were brought onto their image, where not by their header, to the number of cases.
+        sides: Organs whose sides were to be split, to what came of it, to the number of cases.
         splits_kept: An existing, different splits_final.json of the preprocessed dataset was left alone.
     """
 
@@ -57,6 +59,8 @@ class ConversionResult:
     written: bool
     images: Mapping[str, int]
     overlaps: Mapping[str, int]
+    placements: Mapping[str, int]
+    sides: Mapping[str, Mapping[str, int]]
     splits_kept: Path | None = None
 
 
@@ -108,7 +112,8 @@ def convert_dataset(
     target = raw / f"Dataset{dataset_id:03d}_{name or converter.name}"
     earlier = read_record(target)
     if earlier.get("fingerprint") == plan.fingerprint():
-        return ConversionResult(target, plan, False, _image_counts(earlier["cases"].values()), {})
+        cases = earlier["cases"].values()
+        return ConversionResult(target, plan, False, _image_counts(cases), {}, _placements(cases), _sides(cases))
     _check_target(target, dataset_id, raw, overwrite)
     building = raw / f".{target.name}.incomplete"
     try:
@@ -150,11 +155,20 @@ def _check_unfinished(building: Path, plan: Plan) -> None:
 
 def _convert_cases(plan: Plan, building: Path, processes: int) -> list[dict[str, Any]]:
     converter = plan.converter
-    checks = tuple(check for check in converter.checks if set(check.labels) <= set(plan.names))
     colours = len(converter.channel_names) if converter.file_ending == PNG else 0
     tasks = [
         CaseTask(
-            case, plan.root, building, plan.names, plan.lookup, colours, checks, converter.file_ending, plan.options
+            planned=case,
+            root=plan.root,
+            folder=building,
+            names=plan.names,
+            read=plan.read,
+            lookup=plan.lookup,
+            colours=colours,
+            checks=converter.checks,
+            modality=converter.modality,
+            file_ending=converter.file_ending,
+            options=plan.options,
         )
         for case in plan.cases
     ]
@@ -195,7 +209,9 @@ def _complete(
         shutil.rmtree(replaced, ignore_errors=True)
         kept = write_preprocessed_splits(target.name, splits, overwrite)
     overlaps = Counter("+".join(o["structures"]) for record in records for o in record["overlaps"].values())
-    return ConversionResult(target, plan, True, _image_counts(records), overlaps, kept)
+    return ConversionResult(
+        target, plan, True, _image_counts(records), overlaps, _placements(records), _sides(records), kept
+    )
 
 
 def _unzipped(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
@@ -245,5 +261,17 @@ def _drop_leftovers(building: Path, plan: Plan) -> None:
                 file.unlink()
 
 
-def _image_counts(records: Sequence[Mapping[str, Any]] | Any) -> Counter[str]:
+def _image_counts(records: Iterable[Mapping[str, Any]]) -> Counter[str]:
     return Counter(how for record in records for how in record["images"])
+
+
+def _placements(records: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    return Counter(record["placement"] for record in records if record.get("placement"))
+
+
+def _sides(records: Iterable[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = {}
+    for record in records:
+        for organ, outcome in record.get("sides", {}).items():
+            found.setdefault(organ, Counter())[outcome] += 1
+    return found

@@ -18,7 +18,7 @@ from nnunet_partial.conversion.source_files import SourceRecord
 from nnunet_partial.errors import LabelError, VolumeError
 from nnunet_partial.volumes import Geometry, geometry_difference, value_counts
 
-__all__ = ["Codes", "Overlap", "count_values", "read_codes"]
+__all__ = ["Codes", "Overlap", "count_values", "extent_of", "keep_names", "read_codes"]
 
 Overlap = tuple[str, ...]
 """Structures that share voxels, in the order of the labels."""
@@ -51,14 +51,7 @@ class Codes:
         return [self.names.index(name) + 1, *(value for value, parts in self.overlaps.items() if name in parts)]
 
 
-def read_codes(
-    source: LabelSource,
-    lookup: Mapping[int, int],
-    names: tuple[str, ...],
-    record: SourceRecord,
-    *,
-    ignore_overlaps: bool = False,
-) -> Codes:
+def read_codes(source: LabelSource, lookup: Mapping[int, int], names: tuple[str, ...], record: SourceRecord) -> Codes:
     """Reads the labels of a case.
 
     Args:
@@ -66,7 +59,6 @@ def read_codes(
         lookup: Value in the files to new value.
         names: The labels; the first has value 1.
         record: Takes down what was read.
-        ignore_overlaps: Voxels of several masks become ignore instead of a value of their own.
 
     Returns:
         The new values, in the voxels of the files.
@@ -76,7 +68,7 @@ def read_codes(
         VolumeError: A file cannot be read, or masks do not fit together.
     """
     if isinstance(source, Masks):
-        codes = _masks(source, names, record, ignore_overlaps)
+        codes = _masks(source, names, record)
     elif isinstance(source, Slices):
         pictures = [read_grey(path, record, _GROUP) for path in source.files]
         array = np.stack([_looked_up(p.array, lookup, p.path) for p in pictures], -1) if _alike(pictures) else None
@@ -88,6 +80,41 @@ def read_codes(
     if source.box is not None:
         _ignore_outside(codes, source.box)
     return codes
+
+
+def keep_names(codes: Codes, names: tuple[str, ...], *, ignore_overlaps: bool = False) -> None:
+    """Forgets all labels but the first ones.
+
+    Args:
+        codes: The labels; changed.
+        names: The first of its names; where others mark a voxel alone, it becomes background.
+        ignore_overlaps: Voxels of several of these labels become ignore instead of keeping a value of their own.
+    """
+    if names == codes.names and not (ignore_overlaps and codes.overlaps):
+        return
+    table = np.arange(IGNORE_CODE + 1, dtype=np.uint16)
+    table[len(names) + 1 : len(codes.names) + 1] = 0
+    numbers: dict[Overlap, int] = {}
+    for value, parts in codes.overlaps.items():
+        kept = tuple(part for part in parts if part in names)
+        if len(kept) < 2:
+            table[value] = names.index(kept[0]) + 1 if kept else 0
+        elif ignore_overlaps:
+            table[value] = IGNORE_CODE
+        else:
+            table[value] = numbers.setdefault(kept, len(names) + 1 + len(numbers))
+    codes.array = _through(table, codes.array)
+    codes.names, codes.overlaps = names, {number: overlap for overlap, number in numbers.items()}
+
+
+def _through(
+    table: npt.NDArray[np.uint16], array: npt.NDArray[np.integer[Any]], low: int = 0
+) -> npt.NDArray[np.uint16]:
+    """`table[array - low]`, a slice at a time: an index array of a whole volume would be eight bytes a voxel."""
+    found = np.empty_like(array, np.uint16)  # in the order of the file
+    for index in range(array.shape[-1]):
+        found[..., index] = table[array[..., index].astype(np.int64) - low]
+    return found
 
 
 def _alike(pictures: Sequence[Volume]) -> bool:
@@ -120,10 +147,7 @@ def _looked_up(array: npt.NDArray[np.integer[Any]], lookup: Mapping[int, int], p
     table = np.zeros(high - low + 1, np.uint16)
     for value in counts:
         table[value - low] = lookup[value]
-    codes = np.empty_like(array, np.uint16)  # in the order of the file
-    for index in range(array.shape[-1]):  # an index array of a whole volume would be eight bytes a voxel
-        codes[..., index] = table[array[..., index].astype(np.int64) - low]
-    return codes
+    return _through(table, array, low)
 
 
 def count_values(array: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
@@ -131,7 +155,7 @@ def count_values(array: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
     return value_counts(np.moveaxis(array.T, 0, -1) if array.flags.f_contiguous else array)
 
 
-def _masks(source: Masks, names: tuple[str, ...], record: SourceRecord, ignore_overlaps: bool) -> Codes:
+def _masks(source: Masks, names: tuple[str, ...], record: SourceRecord) -> Codes:
     codes: Codes | None = None
     numbers: dict[Overlap, int] = {}
     for name, path in source.files.items():
@@ -146,17 +170,15 @@ def _masks(source: Masks, names: tuple[str, ...], record: SourceRecord, ignore_o
         if difference:
             difference = difference.replace("the image", codes.path.name).replace("the label map", path.name)
             raise VolumeError(f"{path}: does not lie on the mask {codes.path.name}: {difference}")
-        _add_mask(codes, mask, name, numbers, ignore_overlaps)
+        _add_mask(codes, mask, name, numbers)
     if codes is None:
         raise VolumeError(f"{next(iter(source.files.values())).parent}: expected at least one mask, found none")
     return codes
 
 
-def _add_mask(
-    codes: Codes, mask: npt.NDArray[np.bool_], name: str, numbers: dict[Overlap, int], ignore_overlaps: bool
-) -> None:
+def _add_mask(codes: Codes, mask: npt.NDArray[np.bool_], name: str, numbers: dict[Overlap, int]) -> None:
     value = codes.names.index(name) + 1
-    extent = _extent(mask)
+    extent = extent_of(mask)
     mask, drawn = mask[extent], codes.array[extent]
     taken = drawn[mask]
     if not taken.any():
@@ -165,9 +187,6 @@ def _add_mask(
     updated = np.full(taken.shape, value, np.uint16)
     for earlier in value_counts(taken[:, None]):
         if earlier == 0:
-            continue
-        if ignore_overlaps:
-            updated[taken == earlier] = IGNORE_CODE
             continue
         before = codes.overlaps[earlier] if earlier in codes.overlaps else (codes.names[earlier - 1],)
         parts = {*before, name}
@@ -178,7 +197,7 @@ def _add_mask(
     drawn[mask] = updated
 
 
-def _extent(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+def extent_of(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
     """The part of an array in which a mask lies: a few per cent of it, for most organs."""
     extent = [slice(None)] * mask.ndim
     for axis in reversed(range(mask.ndim)):

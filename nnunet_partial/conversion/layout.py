@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_partial.errors import PartialError, ProblemsError
+from nnunet_partial.errors import PartialError, ProblemsError, VolumeError
 
-__all__ = ["Found", "either", "find", "ids", "natural_order", "read_table"]
+__all__ = ["Found", "either", "find", "ids", "natural_order", "read_table", "spacing_of"]
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _JUNK = {"__MACOSX", "Thumbs.db"}
@@ -136,6 +136,24 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     raise PartialError(
         f"{path}: expected the columns {list(columns)}, found '{header.strip()}'; is it the file of another release?"
     )
+
+
+def spacing_of(image: Path) -> tuple[float, ...] | None:
+    """The voxel size that the header of an image states; voxels are not read.
+
+    Args:
+        image: A file, in any format that volumes come in.
+
+    Returns:
+        Millimetres along each array axis; None where the file is missing or damaged, which the engine tells together
+        with all other files that are.
+    """
+    from nnunet_partial.volumes import read_geometry  # slow to import, which a list of all datasets need not wait for
+
+    try:
+        return tuple(read_geometry(image).spacing_mm)
+    except VolumeError:
+        return None
 
 
 def _descend(folder: Path, parts: list[str], known: dict[str, str], expressions: Mapping[str, str]) -> Iterator[Found]:

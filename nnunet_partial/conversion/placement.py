@@ -17,7 +17,10 @@ from nnunet_partial.conversion.reading import Volume
 from nnunet_partial.errors import LabelError, VolumeError
 from nnunet_partial.volumes import Geometry, geometry_difference
 
-__all__ = ["place", "turned_to_ras"]
+__all__ = ["ON_IMAGE", "place", "turned_to_ras"]
+
+ON_IMAGE = "on the grid of the image"
+"""What `place` returns of labels whose header is not trusted; what was turned may follow it."""
 
 _CLEARLY = 0.02
 """By how much the sum of what the checks find must be better than for other ways of turning the labels."""
@@ -25,7 +28,7 @@ _CLEARLY = 0.02
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    flip: str
+    turned: str
     array: npt.NDArray[np.uint16]
     found: Mapping[Check, float]
 
@@ -55,9 +58,9 @@ def place(codes: Codes, source: LabelSource, image: Volume, checks: tuple[Check,
         LabelError: The image contradicts them, or cannot tell how they are turned.
     """
     candidates = []
-    for flip, array in _arranged(codes, source, image):
+    for turned, array in _arranged(codes, source, image):
         found = measure_all(checks, _region(codes, array), _grey_of(image), image.geometry.affine) if checks else {}
-        candidates.append(_Candidate(flip, array, found))
+        candidates.append(_Candidate(turned, array, found))
     best = _best(candidates, codes)
     if best.complaints:
         tried = f" (best of the {len(candidates)} ways to turn them)" if len(candidates) > 1 else ""
@@ -65,8 +68,7 @@ def place(codes: Codes, source: LabelSource, image: Volume, checks: tuple[Check,
     codes.array = best.array
     if source.grid == "own":
         return ""
-    turned = [f"axes {source.axes}"] * (source.axes != "xyz") + [f"flipped {best.flip}"] * bool(best.flip)
-    return ", ".join(["on the grid of the image", *turned])
+    return f"{ON_IMAGE}, {best.turned}" if best.turned else ON_IMAGE
 
 
 def turned_to_ras(array: npt.NDArray[Any], geometry: Geometry) -> tuple[npt.NDArray[Any], Geometry]:
@@ -86,15 +88,14 @@ def turned_to_ras(array: npt.NDArray[Any], geometry: Geometry) -> tuple[npt.NDAr
 
 
 def _arranged(codes: Codes, source: LabelSource, image: Volume) -> Iterator[tuple[str, npt.NDArray[np.uint16]]]:
+    """The ways in which labels may lie on the image: what was turned, and the labels."""
     array = codes.array
     if source.grid == "image" or codes.geometry is None or not image.geometry.physical:
-        if array.ndim == 3:
-            array = array.transpose(["xyz".index(axis) for axis in source.axes])
-        _check_shape(codes, array.shape, image)
-        if array.ndim < 3 and any("z" in flip for flip in source.flips):
-            raise LabelError(f"{codes.path}: a picture has no third axis to turn around, found flips {source.flips}")
-        for flip in source.flips:
-            yield flip, np.flip(array, tuple("xyz".index(axis) for axis in flip)) if flip else array
+        for axes, ordered in _in_order_of_axes(codes, source, image):
+            for flip in source.flips:
+                turned = [f"axes {axes}"] * (axes != "xyz") + [f"flipped {flip}"] * bool(flip)
+                flipped = np.flip(ordered, tuple("xyz".index(axis) for axis in flip)) if flip else ordered
+                yield ", ".join(turned), flipped
         return
     if array.ndim != len(image.geometry.shape):
         _check_shape(codes, array.shape, image)
@@ -110,6 +111,24 @@ def _arranged(codes: Codes, source: LabelSource, image: Volume) -> Iterator[tupl
         if difference:
             raise VolumeError(f"{codes.path} does not lie on its image {image.path.name}: {difference}")
     yield "", turned
+
+
+def _in_order_of_axes(codes: Codes, source: LabelSource, image: Volume) -> Iterator[tuple[str, npt.NDArray[np.uint16]]]:
+    """The labels with their axes in each order of `source.axes` in which they have the shape of the image."""
+    array = codes.array
+    if array.ndim < 3:
+        if source.axes != ("xyz",) or any("z" in flip for flip in source.flips):
+            raise LabelError(
+                f"{codes.path}: a picture has no third axis to turn, found axes {source.axes} and flips {source.flips}"
+            )
+        _check_shape(codes, array.shape, image)
+        yield "xyz", array
+        return
+    orders = {axes: array.transpose(["xyz".index(axis) for axis in axes]) for axes in source.axes}
+    fitting = {axes: ordered for axes, ordered in orders.items() if ordered.shape == image.geometry.shape}
+    if not fitting:
+        _check_shape(codes, next(iter(orders.values())).shape, image)
+    yield from fitting.items()
 
 
 def _check_shape(codes: Codes, shape: tuple[int, ...], image: Volume) -> None:
@@ -142,7 +161,8 @@ def _best(candidates: list[_Candidate], codes: Codes) -> _Candidate:
             continue
         if not other.complaints and other.score > best.score - _CLEARLY:
             raise LabelError(
-                f"{codes.path}: the image does not tell how its labels are turned: flipped '{best.flip}' and "
-                f"'{other.flip}' fit alike ({best.score:.3g} and {other.score:.3g}); leave the case out with --exclude"
+                f"{codes.path}: the image does not tell how its labels are turned: '{best.turned or 'as they are'}' "
+                f"and '{other.turned or 'as they are'}' fit alike ({best.score:.3g} and {other.score:.3g}); leave the "
+                "case out with --exclude"
             )
     return best

@@ -126,13 +126,16 @@ class _Accumulator:
 
 def _predict(backend: Backend, patches: Any, mirror_axes: Sequence[int]) -> Any:
     """Logits of a batch of windows, averaged over all combinations of mirrored axes."""
-    total = backend.predict(patches)
+    logits = backend.predict(patches)
     combinations = [c for n in range(1, len(mirror_axes) + 1) for c in itertools.combinations(mirror_axes, n)]
+    if not combinations:
+        return logits
+    total = backend.zeros(logits.shape)
+    total += logits
     for chosen in combinations:
         axes = [axis + 2 for axis in chosen]
         total += backend.flip(backend.predict(backend.flip(patches, axes)), axes)
-    if combinations:
-        total /= len(combinations) + 1
+    total /= len(combinations) + 1
     return total
 
 

@@ -19,7 +19,7 @@ from nnunet_partial.labels.merge_file import load_merge_file
 from nnunet_partial.labels.merge_plan import MergeCase, MergePlan, plan_merge
 from nnunet_partial.labels.raw_dataset import environment_folder, find_dataset_folder
 from nnunet_partial.labels.sidecar import BLOCK, to_json
-from nnunet_partial.labels.splits import stratified_splits
+from nnunet_partial.labels.splits import Split, splits_of_sources, stratified_splits
 from nnunet_partial.normalisation import (
     Fingerprint,
     Histogram,
@@ -107,10 +107,10 @@ def merge_datasets(
         raise LabelError(f"dataset id: expected 1 to 999, found {dataset_id}")
     raw = raw_folder or environment_folder("nnUNet_raw")
     plan = plan_merge(load_merge_file(merge_file), merge_file.parent)
-    splits = stratified_splits(plan.labels, folds=plan.file.folds)
+    splits = _splits(plan, merge_file.parent)
     target = raw / f"Dataset{dataset_id:03d}_{plan.file.name}"
     provision = _provision(plan, images)
-    fingerprint = f"{plan.fingerprint()}-{provision}"
+    fingerprint = f"{plan.fingerprint(splits)}-{provision}"
     if _record(target).get("fingerprint") == fingerprint:
         return MergeResult(target, plan, False, _write_preprocessed_splits(target.name, splits, overwrite))
     _check_target(target, dataset_id, raw, overwrite)
@@ -130,6 +130,13 @@ def merge_datasets(
     write_json(building / "splits_final.json", splits)
     _put_in_place(building, target)
     return MergeResult(target, plan, True, _write_preprocessed_splits(target.name, splits, overwrite))
+
+
+def _splits(plan: MergePlan, folder: Path) -> list[Split]:
+    if plan.file.folds != "dataset":
+        return stratified_splits(plan.labels, folds=plan.file.folds)
+    sources = plan.file.sources.items()
+    return splits_of_sources(plan.labels, {name: find_dataset_folder(entry.dataset, folder) for name, entry in sources})
 
 
 def _provision(plan: MergePlan, images: ImageMode) -> _Provision:
@@ -355,7 +362,7 @@ def _dataset_json(plan: MergePlan, folder: Path, images: _Provision) -> dict[str
     return content
 
 
-def _write_preprocessed_splits(name: str, splits: list[dict[str, list[str]]], overwrite: bool) -> Path | None:
+def _write_preprocessed_splits(name: str, splits: list[Split], overwrite: bool) -> Path | None:
     """Puts the splits where nnU-Net looks for them; a different file of the user's is kept unless overwriting."""
     try:
         target = environment_folder("nnUNet_preprocessed") / name / "splits_final.json"

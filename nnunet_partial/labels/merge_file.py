@@ -84,7 +84,8 @@ class SourceEntry(_Entry):
     labels: dict[str | int, Meaning] = {}
     unlisted: Literal["error", "background", "unknown"] = "error"
     absent: list[str] = []
-    annotated: dict[str, Annotated[SetEntry, BeforeValidator(_set_entry)]] | None = None
+    on_top: list[str | int] = []
+    annotated: dict[str, Annotated[SetEntry, BeforeValidator(_set_entry)]] | Literal["dataset"] | None = None
     cases: dict[str, str] | str | None = None
     slices: str | None = None
     keep_apart: list[str] | Literal["all"] = []
@@ -104,7 +105,7 @@ class MergeFile(_Entry):
     channel_names: dict[str | int, str] | None = None
     normalisation: dict[str, DeclaredRule] | None = Field(default=None, min_length=1)
     sides: SidesEntry = SidesEntry()
-    folds: int = Field(default=5, ge=2)
+    folds: Annotated[int, Field(ge=2)] | Literal["dataset"] = 5
 
 
 class SlicesRow(_Entry):
@@ -191,7 +192,7 @@ def _validation_message(path: Path, error: ValidationError) -> str:
 
 def _is_branch(part: str) -> bool:
     """Parts that pydantic adds for the branches of a union; they mean nothing to a user."""
-    return part in {"str", "int", "Exclusion", "[key]"} or "[" in part or part.startswith("literal")
+    return part in {"str", "int", "Exclusion", "[key]"} or "[" in part or part.startswith(("literal", "constrained"))
 
 
 class _NoDuplicates(yaml.SafeLoader):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nnunet_partial.labels.raw_dataset import RawCase, RawDataset, find_dataset_
 from nnunet_partial.labels.sidecar import to_json
 from nnunet_partial.labels.sides import Sides, sided_names
 from nnunet_partial.labels.space import BACKGROUND, DEFAULT_AXIS, LabelSpace, axis_background, supersets_first
+from nnunet_partial.labels.splits import Split
 from nnunet_partial.labels.table import AnnotationSet
 from nnunet_partial.normalisation import CHANNEL_NAME, Rule, rule_to_json
 from nnunet_partial.volumes import INTENSITY_ENDINGS
@@ -79,10 +80,15 @@ class MergePlan:
     reader: str | None
     axes_given: bool
 
-    def fingerprint(self) -> str:
-        """Changes whenever the merge would write something else: the plan, or a source file by size or time."""
+    def fingerprint(self, splits: Sequence[Split] = ()) -> str:
+        """Changes whenever the merge would write something else: the plan, or a source file by size or time.
+
+        Args:
+            splits: Its folds, where they do not follow from the plan.
+        """
         cases = list(self.case_fingerprints().items())
-        return _digest([to_json(self.labels), self.value_names, self.channel_names, self.file.model_dump(), cases])
+        content = [to_json(self.labels), self.value_names, self.channel_names, self.file.model_dump(), cases, *splits]
+        return _digest(content)
 
     def rule_of(self, case: str) -> Rule | None:
         """The rule that a case's images are normalised by; None where they stay as they are, or numbers are missing."""

@@ -19,7 +19,9 @@ from nnunet_partial.labels.merge_file import (
     read_csv,
     read_csv_mapping,
 )
+from nnunet_partial.labels.partial_labels import PartialLabels
 from nnunet_partial.labels.raw_dataset import RawCase, RawDataset
+from nnunet_partial.labels.sidecar import partial_labels_of
 from nnunet_partial.labels.space import LabelSpace
 
 __all__ = ["Protocol", "resolve_names"]
@@ -36,7 +38,7 @@ class Protocol:
         entry: Its entry.
         dataset: The raw dataset.
         space: The common label space.
-        folder: Folder that CSV files are relative to.
+        folder: Folder of the merge file; CSV files are looked for there, then in that of the dataset.
     """
 
     name: str
@@ -92,7 +94,7 @@ class Protocol:
         """Annotation sets of the source by their name in the merged dataset."""
         if self.entry.annotated is None:
             return {self.name: SetEntry(absent=[])}
-        return {f"{self.name}.{key}": entry for key, entry in self.entry.annotated.items()}
+        return {f"{self.name}.{key}": entry for key, entry in self._declared_sets.items()}
 
     def possible(self, set_name: str) -> dict[int, Atoms]:
         """Source value to possible atoms in one annotation set; values that must not occur there are left out."""
@@ -103,6 +105,7 @@ class Protocol:
         if isinstance(entry.labels, dict):
             for key, meaning in entry.labels.items():
                 full[self._value_of(key)], named[self._value_of(key)] = self._atoms(meaning, f"{where}, label '{key}'")
+        self._leave_to_labels_on_top(full, named, annotated)
         structures = frozenset[str]().union(*(named[v] or frozenset() for v in annotated))
         rest = self.space.everything - structures
         absent = resolve_names(self.entry.absent + entry.absent, self.space, f"{where}, absent")
@@ -117,17 +120,19 @@ class Protocol:
                 if not atoms & set(members):
                     raise LabelError(
                         f"{where}: value {value} could be nothing at all on axis '{axis}'; "
-                        "'absent' and the meaning of the label contradict each other"
+                        "'absent' and the meaning of the label, less what lies 'on_top' of it, contradict each other"
                     )
         return result
 
     def set_of_case(self, case: str) -> str:
-        """The annotation set of a case, by the patterns of 'cases'.
+        """The annotation set of a case, by the patterns of 'cases' or the dataset's own `partial_labels`.
 
         Raises:
             LabelError: No pattern fits, or several with different sets.
         """
         names = list(self.set_entries)
+        if self.entry.annotated == "dataset":
+            return f"{self.name}.{self._own_labels.set_of(case).name}"
         patterns = self._case_patterns
         if self.entry.cases is None:
             if len(names) == 1:
@@ -158,7 +163,7 @@ class Protocol:
         """Case to the slice ranges that were annotated, for cases listed in the slices file."""
         if self.entry.slices is None:
             return {}
-        path = self.folder / self.entry.slices
+        path = self._csv(self.entry.slices)
         rows: dict[str, list[SlicesRow]] = {}
         for number, content in enumerate(read_csv(path, tuple(SlicesRow.model_fields)), start=2):
             try:
@@ -197,7 +202,7 @@ class Protocol:
             return {}
         if isinstance(declared, dict) or declared.endswith(".csv"):
             listed = (
-                declared if isinstance(declared, dict) else read_csv_mapping(self.folder / declared, "case", "patient")
+                declared if isinstance(declared, dict) else read_csv_mapping(self._csv(declared), "case", "patient")
             )
             return {case: patient for case, patient in listed.items() if case in self.cases}
         try:
@@ -213,6 +218,49 @@ class Protocol:
         if missing:
             raise LabelError(f"source '{self.name}', patients: '{declared}' does not fit case '{missing[0]}'")
         return {case: f"{self.name}_{match[1]}" for case, match in found.items() if match is not None}
+
+    @cached_property
+    def _own_labels(self) -> PartialLabels:
+        return partial_labels_of(self.dataset.json, str(self.dataset.folder / "dataset.json"))
+
+    @cached_property
+    def _declared_sets(self) -> dict[str, SetEntry]:
+        """Annotation sets by the name that the merge file, or the dataset itself, gives them."""
+        if self.entry.annotated != "dataset":
+            return self.entry.annotated or {}
+        if self.entry.cases is not None:
+            raise LabelError(f"source '{self.name}': 'annotated: dataset' tells the set of each case; remove 'cases'")
+        own = self._own_labels
+        return {
+            name: SetEntry(
+                labels=[
+                    value
+                    for value, atoms in annotation_set.possible.items()
+                    if value in self.full and atoms != own.space.everything
+                ]
+            )
+            for name, annotation_set in own.sets.items()
+        }
+
+    def _leave_to_labels_on_top(
+        self, full: dict[int, Atoms], named: dict[int, Atoms | None], annotated: set[int]
+    ) -> None:
+        """Takes from the labels of a set what those mark that were drawn over them."""
+        on_top = {self._value_of(key) for key in self.entry.on_top}
+        for top in on_top & annotated:
+            for value, atoms in named.items():
+                if value not in on_top and atoms:  # a label that names nothing could still be anything
+                    full[value] = full[value] - (named[top] or frozenset())
+
+    def _csv(self, name: str) -> Path:
+        """A file beside the merge file, or else in the dataset."""
+        for folder in (self.folder, self.dataset.folder):
+            if (folder / name).is_file():
+                return folder / name
+        raise LabelError(
+            f"source '{self.name}': {self.folder / name}: no such file, and none of that name in "
+            f"{self.dataset.folder}; expected a CSV"
+        )
 
     @cached_property
     def _source_values(self) -> dict[int, str]:
@@ -269,11 +317,11 @@ class Protocol:
     def _case_patterns(self) -> dict[str, str]:
         cases = self.entry.cases
         if isinstance(cases, str):
-            return read_csv_mapping(self.folder / cases, "case", "set")
+            return read_csv_mapping(self._csv(cases), "case", "set")
         return cases or {}
 
     def _qualified(self, set_name: str) -> str:
-        declared = list(self.entry.annotated) if self.entry.annotated is not None else [self.name]
+        declared = list(self._declared_sets) if self.entry.annotated is not None else [self.name]
         if set_name not in declared:
             raise LabelError(f"source '{self.name}': '{set_name}' is no annotation set; it has {declared}")
         return self.name if self.entry.annotated is None else f"{self.name}.{set_name}"

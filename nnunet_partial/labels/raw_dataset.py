@@ -13,12 +13,21 @@ from nnunet_partial.errors import LabelError
 from nnunet_partial.labels.sidecar import load_dataset_json
 from nnunet_partial.volumes import channel_files
 
-__all__ = ["RawCase", "RawDataset", "environment_folder", "find_dataset_folder"]
+__all__ = ["PICTURES", "RawCase", "RawDataset", "environment_folder", "find_dataset_folder"]
+
+PICTURES = (".png", ".bmp", ".tif")
+"""Endings of the formats of which nnU-Net keeps all colours of a picture in one file, CASE_0000."""
 
 
 @dataclass(frozen=True)
 class RawCase:
-    """Files of one training case; `label` is None where the case has no label map."""
+    """Files of one training case.
+
+    Attributes:
+        name: Its name.
+        images: One file a channel, or one coloured picture of all channels.
+        label: None where the case has no label map.
+    """
 
     name: str
     images: tuple[Path, ...]
@@ -142,9 +151,12 @@ class RawDataset:
 
     def _found_cases(self) -> dict[str, RawCase]:
         folder = self.folder / "imagesTr"
+        found = channel_files(folder, self.file_ending)
         channels = [int(channel) for channel in self.channel_names]
+        if self.file_ending in PICTURES and all(set(files) == {0} for files in found.values()):
+            channels = [0]
         cases = {}
-        for name, files in channel_files(folder, self.file_ending).items():
+        for name, files in found.items():
             missing = [channel for channel in channels if channel not in files]
             if missing:
                 raise LabelError(

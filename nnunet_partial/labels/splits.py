@@ -1,19 +1,22 @@
-"""Cross-validation folds of a partly labelled dataset: stratified by source, grouped by patient."""
+"""Folds of a partly labelled dataset: stratified by source and grouped by patient, or those of its sources."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels.partial_labels import PartialLabels
 
-__all__ = ["stratified_splits"]
+__all__ = ["Split", "read_splits", "splits_of_sources", "stratified_splits"]
 
 Split = dict[str, list[str]]
+"""One fold: cases by 'train' and 'val'."""
 
 
 def stratified_splits(
@@ -62,3 +65,60 @@ def stratified_splits(
                 }
             )
     return splits
+
+
+def splits_of_sources(labels: PartialLabels, folders: Mapping[str, Path]) -> list[Split]:
+    """The folds that the merged datasets have themselves: fold 0 consists of the folds 0 of all of them.
+
+    Args:
+        labels: The label model of the merged dataset, whose cases are called SOURCE_CASE.
+        folders: Source to its raw dataset.
+
+    Returns:
+        One {"train": [...], "val": [...]} a fold, sorted; cases that are not merged are left out.
+
+    Raises:
+        LabelError: A dataset has no folds, or not for all of its cases; numbers of folds differ; or a patient would be
+            trained on and validated on.
+    """
+    of_source = {source: read_splits(folder) for source, folder in folders.items()}
+    counts = {source: len(splits) for source, splits in of_source.items()}
+    if 0 in counts.values() or len(set(counts.values())) != 1:
+        raise LabelError(
+            "'folds: dataset' takes the folds of splits_final.json in the datasets, which must be as many in all of "
+            f"them, found {counts}; give a number of folds instead"
+        )
+    merged = []
+    for fold in range(next(iter(counts.values()))):
+        split: Split = {}
+        for part in ("train", "val"):
+            listed = {f"{source}_{case}" for source, splits in of_source.items() for case in splits[fold][part]}
+            split[part] = sorted(listed & labels.cases.keys())
+        missing = sorted(labels.cases.keys() - set(split["train"] + split["val"]))
+        if missing:
+            raise LabelError(f"fold {fold} of the datasets neither trains on nor validates on {missing[:5]}")
+        both = {labels.patient_of(c) for c in split["train"]} & {labels.patient_of(c) for c in split["val"]}
+        if both:
+            raise LabelError(
+                f"fold {fold} of the datasets trains on and validates on the patients {sorted(both)[:5]}; give a "
+                "number of folds instead of 'folds: dataset'"
+            )
+        merged.append(split)
+    return merged
+
+
+def read_splits(folder: Path) -> list[Split]:
+    """The folds of a dataset, from its splits_final.json; none where there is no such file.
+
+    Raises:
+        LabelError: It is not a list of folds.
+    """
+    file = folder / "splits_final.json"
+    try:
+        return [{part: list(fold[part]) for part in ("train", "val")} for fold in json.loads(file.read_text("utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise LabelError(
+            f"{file}: not nnU-Net's list of folds with 'train' and 'val' ({error!r}); make it again"
+        ) from error

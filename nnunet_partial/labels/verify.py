@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from nnunet_partial.errors import LabelError, VolumeError
 from nnunet_partial.labels.partial_labels import PartialLabels
 from nnunet_partial.labels.raw_dataset import RawCase, RawDataset
 from nnunet_partial.labels.sidecar import partial_labels_of
+from nnunet_partial.labels.splits import read_splits
 from nnunet_partial.labels.table import PRESENT
 from nnunet_partial.parallel import for_each_case
 from nnunet_partial.volumes import geometry_difference, read_geometry, read_label_map, read_volume, value_counts
@@ -107,7 +107,7 @@ def verify_dataset(folder: Path, *, processes: int = 1, find_duplicates: bool = 
     problems += failed
     results = {name: result for name, result in zip(names, found, strict=True) if result is not None}
     duplicates = _duplicates(results)
-    splits = _read_splits(folder)
+    splits = read_splits(folder)
     problems += _split_problems(splits, labels)
     names_of_values = {v: n for n, v in dataset.label_values.items() if isinstance(v, int)}
     notes = labels.notes(names_of_values)
@@ -186,18 +186,6 @@ def _duplicates(results: dict[str, _Found]) -> list[tuple[str, ...]]:
         if result.image_hash is not None:
             groups[result.image_hash].append(name)
     return [tuple(names) for names in groups.values() if len(names) > 1]
-
-
-def _read_splits(folder: Path) -> list[dict[str, list[str]]]:
-    file = folder / "splits_final.json"
-    try:
-        return [{part: list(fold[part]) for part in ("train", "val")} for fold in json.loads(file.read_text("utf-8"))]
-    except FileNotFoundError:
-        return []
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise LabelError(
-            f"{file}: not nnU-Net's list of folds with 'train' and 'val' ({error!r}); merge again"
-        ) from error
 
 
 def _split_problems(splits: list[dict[str, list[str]]], labels: PartialLabels) -> list[str]:

@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next((source / "dist").glob("*.whl")))
 
 
-def test_the_wheel_holds_trainers_converters_and_type_marker(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_trainers_converters_merge_files_and_type_marker(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert {
         "nnunet_partial/trainers/PartialLabelTrainer.py",
@@ -39,6 +39,9 @@ def test_the_wheel_holds_trainers_converters_and_type_marker(wheel: zipfile.ZipF
     } <= names
     modules = {str(p.relative_to(PROJECT)) for p in (PROJECT / "nnunet_partial").rglob("*.py")}
     assert modules <= names
+    collections = {p.name for p in (PROJECT / "dataset_conversion" / "collections").glob("*.yaml")}
+    assert len(collections) > 3
+    assert {f"nnunet_partial/dataset_conversion/collections/{name}" for name in collections} <= names
 
 
 def test_nothing_generic_lands_at_the_top(wheel: zipfile.ZipFile) -> None:

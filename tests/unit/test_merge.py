@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from nnunet_partial.errors import ProblemsError
+from nnunet_partial.errors import LabelError, ProblemsError
 from nnunet_partial.labels import load_dataset_json, partial_labels_of
 from nnunet_partial.labels.merge import MergeResult
 from nnunet_partial.labels.raw_dataset import RawDataset
+from nnunet_partial.labels.verify import verify_dataset
 
 Factory = Callable[..., Path]
 Merge = Callable[..., MergeResult]
@@ -80,6 +82,54 @@ def test_the_folds_are_put_where_nnunet_looks(abdomen: SimpleNamespace, merge: M
     assert target.read_text() == "[]"
     assert merge(abdomen.text, overwrite=True).splits_kept is None
     assert len(json.loads(target.read_text())) == 2
+
+
+def test_folds_that_the_datasets_have(lits: Path, btcv: Path, merge: Merge) -> None:
+    text = "name: F\nfolds: dataset\nclasses: {liver: , tumour: }\nsources:\n"
+    text += "  lits: {dataset: 3, labels: {liver: liver, tumor: tumour}}\n"
+    text += "  btcv: {dataset: 4, labels: {liver: liver}, unlisted: background}\n"
+    (lits / "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
+    (btcv / "splits_final.json").write_text('[{"train": ["a", "c"], "val": []}]')
+    splits = json.loads((merge(text).folder / "splits_final.json").read_text())
+    assert splits == [{"train": ["btcv_a", "btcv_c", "lits_a"], "val": ["lits_b"]}]
+    assert not merge(text).written
+    (btcv / "splits_final.json").write_text('[{"train": ["a"], "val": ["c"]}]')
+    with pytest.raises(LabelError, match="was merged differently"):
+        merge(text)
+    splits = json.loads((merge(text, overwrite=True).folder / "splits_final.json").read_text())
+    assert splits == [{"train": ["btcv_a", "lits_a"], "val": ["btcv_c", "lits_b"]}]
+
+
+def coloured_pictures(folder: Path, seed: int) -> dict[str, np.ndarray]:
+    """Writes cases a and b of a dataset of coloured pictures; returns their label maps."""
+    rng = np.random.default_rng(seed)
+    found = {case: rng.integers(0, 2, (5, 6)).astype(np.uint8) for case in "ab"}
+    for case, labels in found.items():
+        picture = sitk.GetImageFromArray(rng.integers(0, 256, (5, 6, 3)).astype(np.uint8), isVector=True)
+        sitk.WriteImage(picture, str(folder / "imagesTr" / f"{case}_0000.png"))
+        sitk.WriteImage(sitk.GetImageFromArray(labels), str(folder / "labelsTr" / f"{case}.png"))
+    return found
+
+
+@pytest.mark.parametrize("images", ["link", "copy", "reference"])
+def test_coloured_pictures(images: str, raw_dataset: Factory, merge: Merge) -> None:
+    text, expected = "name: P\nfolds: 2\nclasses: {liver: , colon: }\nsources:\n", {}
+    for number, organ in enumerate(("liver", "colon"), start=3):
+        content = {"channel_names": ("R", "G", "B"), "file_ending": ".png"}
+        folder = raw_dataset("Pictures", number, {organ: 1}, {}, **content)
+        expected |= {f"{organ}_{case}": labels for case, labels in coloured_pictures(folder, number).items()}
+        text += f"  {organ}: {{dataset: {number}, labels: {{{organ}: {organ}}}}}\n"
+    merged = merge(text, images=images).folder
+    values = load_dataset_json(merged)["labels"]
+    cases = RawDataset(merged).cases
+    assert set(cases) == set(expected)
+    for case, labels in expected.items():
+        (image,) = cases[case].images
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(image))).shape == (5, 6, 3)
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(merged / "labelsTr" / f"{case}.png")))
+        np.testing.assert_array_equal(found, labels * values[case.partition("_")[0]])
+    report = verify_dataset(merged)
+    assert (report.problems, report.duplicates) == ([], [])
 
 
 def test_without_a_preprocessed_folder(abdomen: SimpleNamespace, merge: Merge, monkeypatch: pytest.MonkeyPatch) -> None:

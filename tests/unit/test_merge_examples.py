@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nnunet_partial.labels import PartialLabels
+from nnunet_partial.labels import BLOCK, PartialLabels, to_json
 from nnunet_partial.labels.merge_file import MergeFile, load_merge_file
 from nnunet_partial.labels.merge_plan import MergePlan, plan_merge
+from nnunet_partial.labels.space import BACKGROUND, DEFAULT_AXIS, LabelSpace
+from nnunet_partial.labels.table import AnnotationSet
 
 Factory = Callable[..., Path]
 Plan = Callable[..., MergePlan]
@@ -48,12 +51,21 @@ def _datasets_for(file: MergeFile, raw_dataset: Factory, folder: Path) -> None:
         for value, key in enumerate(source.labels, start=50):
             labels[f"label {key}" if isinstance(key, int) else key] = key if isinstance(key, int) else value
         title = str(source.dataset).rpartition("_")[2] if "_" in str(source.dataset) else "Example"
+        own = {BLOCK: _own_block(labels)} if source.annotated == "dataset" else {}
         if number not in made:
-            raw_dataset(title, int(number), labels, {case: [0] for case in cases.get(name, ["case_01"])})
+            raw_dataset(title, int(number), labels, {case: [0] for case in cases.get(name, ["case_01"])}, **own)
         made.add(number)
     (folder / "flare_sets.csv").write_text("case,set\ncase_*,full\n")
     (folder / "slices.csv").write_text("case,axis,first,last,set\ncase_01,z,0,1,both\ncase_01,z,3,3,liver\n")
     (folder / "patients.csv").write_text("case,patient\ncase_01,p17\n")
+
+
+def _own_block(labels: dict[str, int]) -> dict[str, Any]:
+    """A table of a dataset's own, in which all labels were annotated in case_01."""
+    names = {value: f"own {label}" for label, value in labels.items()}
+    space = LabelSpace({DEFAULT_AXIS: (BACKGROUND, *names.values())}, {n: frozenset({n}) for n in names.values()})
+    possible = {0: frozenset({BACKGROUND}), **{value: frozenset({name}) for value, name in names.items()}}
+    return to_json(PartialLabels(space, {"all": AnnotationSet("all", "own", "CT", possible)}, {"case_01": "all"}))
 
 
 @pytest.mark.parametrize("text", EXAMPLES, ids=range(len(EXAMPLES)))

@@ -309,6 +309,19 @@ def test_region_labels_are_told_by_their_values(raw_dataset: Factory, plan: Plan
         plan("r: {dataset: 3, labels: {liver: liver}}", "liver: ")
 
 
+def test_tables_are_looked_for_in_the_dataset_too(lits: Path, btcv: Path, plan: Plan, nnunet_folders: Path) -> None:
+    text = LITS.replace("dataset: 3", "dataset: 3\n    patients: patients.csv\n    cases: sets.csv")
+    for folder in (lits, btcv):
+        (folder / "patients.csv").write_text(f"case,patient\na,of {folder.name}\n")
+    (lits / "sets.csv").write_text("case,set\n*,lits\n")
+    classes = "liver: [liver_tissue], tumour: "
+    assert plan(text, classes).labels.patients == {"lits_a": "of Dataset003_LiTS"}
+    (nnunet_folders / "patients.csv").write_text("case,patient\na,of the merge file\n")
+    assert plan(text, classes).labels.patients == {"lits_a": "of the merge file"}
+    with pytest.raises(LabelError, match=r"none\.csv: no such file, and none of that name in .*Dataset003_LiTS;"):
+        plan(text.replace("sets.csv", "none.csv"), classes)
+
+
 def test_patients(lits: Path, btcv: Path, plan: Plan, nnunet_folders: Path) -> None:
     (nnunet_folders / "patients.csv").write_text("case,patient\na,p1\nc,p2\nz,p3\n")
     found = plan(

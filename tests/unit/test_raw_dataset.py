@@ -56,6 +56,43 @@ def test_a_case_without_one_of_its_channels(raw_dataset: Factory) -> None:
         _ = RawDataset(folder).cases
 
 
+def coloured(raw_dataset: Factory, ending: str, *names: str) -> RawDataset:
+    """A dataset of red, green and blue whose images have these names."""
+    folder = raw_dataset("Pictures", 7, {}, {}, channel_names=("R", "G", "B"), file_ending=ending)
+    (folder / "imagesTr").mkdir(exist_ok=True)
+    for name in names:
+        (folder / "imagesTr" / f"{name}{ending}").touch()
+    return RawDataset(folder)
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif"])
+def test_a_picture_holds_all_its_colours(raw_dataset: Factory, ending: str) -> None:
+    dataset = coloured(raw_dataset, ending, "a_0000", "b_0000")
+    assert {name: [p.name for p in case.images] for name, case in dataset.cases.items()} == {
+        "a": [f"a_0000{ending}"],
+        "b": [f"b_0000{ending}"],
+    }
+
+
+def test_pictures_of_one_colour_each(raw_dataset: Factory) -> None:
+    dataset = coloured(raw_dataset, ".png", "a_0000", "a_0001", "a_0002")
+    assert len(dataset.cases["a"].images) == 3
+
+
+@pytest.mark.parametrize(
+    ("ending", "names", "missing"),
+    [
+        (".png", ("a_0000", "a_0001", "a_0002", "b_0000"), "b' lacks channel 1; expected b_0001.png"),
+        (".png", ("a_0001",), "a' lacks channel 0; expected a_0000.png"),
+        (".nii.gz", ("a_0000",), "a' lacks channel 1; expected a_0001.nii.gz"),
+    ],
+    ids=["other pictures have more", "no first file", "a volume"],
+)
+def test_one_file_is_not_enough(raw_dataset: Factory, ending: str, names: tuple[str, ...], missing: str) -> None:
+    with pytest.raises(LabelError, match=missing):
+        _ = coloured(raw_dataset, ending, *names).cases
+
+
 def test_no_cases(raw_dataset: Factory) -> None:
     folder = raw_dataset("Empty", 7, {}, {})
     with pytest.raises(LabelError, match=r"no training cases; expected imagesTr/CASE_0000.nii.gz"):

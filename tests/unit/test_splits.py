@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels, stratified_splits
+from nnunet_partial.labels.splits import splits_of_sources
 
 SPACE = LabelSpace({"anatomy": ("background", "liver")}, {"liver": frozenset({"liver"})})
 ANNOTATED = {0: frozenset({"background"}), 1: frozenset({"liver"})}
@@ -98,3 +102,44 @@ def test_too_few_patients() -> None:
     with pytest.raises(LabelError, match=r"5 folds need at least 5 annotated patients, found 4; set 'folds' lower"):
         stratified_splits(model({"lits": 8}, unlabelled=9, patients=patients))
     assert len(stratified_splits(model({"lits": 8}, patients=patients), folds=4)) == 4
+
+
+@pytest.fixture
+def own_folds(tmp_path: Path) -> dict[str, Path]:
+    """Two datasets with two folds each; lits_02 is no case of the merged dataset."""
+    folders = {source: tmp_path / source for source in ("lits", "btcv")}
+    folds = {
+        "lits": [(["00", "02"], ["01"]), (["01"], ["00", "02"])],
+        "btcv": [(["00"], ["01"]), (["01"], ["00"])],
+    }
+    for source, folder in folders.items():
+        folder.mkdir()
+        content = [{"train": train, "val": val} for train, val in folds[source]]
+        (folder / "splits_final.json").write_text(json.dumps(content))
+    return folders
+
+
+def test_folds_of_the_datasets(own_folds: dict[str, Path]) -> None:
+    labels = model({"lits": 2, "btcv": 2}, patients={"lits_00": "p", "btcv_00": "p"})
+    assert splits_of_sources(labels, own_folds) == [
+        {"train": ["btcv_00", "lits_00"], "val": ["btcv_01", "lits_01"]},
+        {"train": ["btcv_01", "lits_01"], "val": ["btcv_00", "lits_00"]},
+    ]
+
+
+def test_folds_of_the_datasets_that_make_none_together(own_folds: dict[str, Path]) -> None:
+    with pytest.raises(LabelError, match=r"fold 0 of the datasets trains on and validates on the patients \['p'\]"):
+        splits_of_sources(model({"lits": 2, "btcv": 2}, patients={"lits_00": "p", "btcv_01": "p"}), own_folds)
+    with pytest.raises(LabelError, match=r"fold 0 .* neither trains on nor validates on \['btcv_02'\]"):
+        splits_of_sources(model({"lits": 2, "btcv": 3}), own_folds)
+    labels = model({"lits": 2, "btcv": 2})
+    file = own_folds["btcv"] / "splits_final.json"
+    file.write_text(json.dumps(json.loads(file.read_text())[:1]))
+    with pytest.raises(LabelError, match=r"as many in all of them, found \{'lits': 2, 'btcv': 1\}"):
+        splits_of_sources(labels, own_folds)
+    file.write_text("{}")
+    with pytest.raises(LabelError, match=r"as many in all of them, found \{'lits': 2, 'btcv': 0\}"):
+        splits_of_sources(labels, own_folds)
+    file.write_text('[{"train": []}]')
+    with pytest.raises(LabelError, match=r"splits_final.json: not nnU-Net's list of folds"):
+        splits_of_sources(labels, own_folds)

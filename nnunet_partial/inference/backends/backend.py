@@ -35,7 +35,7 @@ class Backend(Protocol):
             patches: (B, C, *patch), of this backend. They are not changed.
 
         Returns:
-            (B, outputs, *patch), of this backend, which the caller may change.
+            (B, outputs, *patch), of this backend, which the caller may change; valid until the next call.
         """
 
     def zeros(self, shape: Sequence[int]) -> Any:

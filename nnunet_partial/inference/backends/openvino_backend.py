@@ -55,19 +55,23 @@ class OpenVINOBackend(NumpyArrays):
 
     def predict(self, patches: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See `Backend`."""
-        total = np.empty((len(patches), self.outputs, *patches.shape[2:]), np.float32)
+        if len(patches) == 1 and len(self._requests) == 1:
+            return self._logits(self._requests[0], patches)
+        total = np.zeros((len(patches), self.outputs, *patches.shape[2:]), np.float32)
         for index in range(len(patches)):
-            patch = np.ascontiguousarray(patches[index : index + 1])
-            for fold, request in enumerate(self._requests):
-                # the output is the request's own memory, which the next window overwrites
-                logits = request.infer([patch], share_inputs=True, share_outputs=True)[0]
-                if fold == 0:
-                    total[index] = logits[0]
-                else:
-                    total[index] += logits[0]
+            for request in self._requests:
+                total[index] += self._logits(request, patches[index : index + 1])[0]
         if len(self._requests) > 1:
             total /= len(self._requests)
         return total
+
+    @staticmethod
+    def _logits(request: Any, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of one window, in the memory of the request, which its next window overwrites."""
+        found: npt.NDArray[np.float32] = request.infer(
+            [np.ascontiguousarray(patch)], share_inputs=True, share_outputs=True
+        )[0]
+        return found
 
 
 def _import() -> Any:

@@ -229,7 +229,7 @@ def _compare(
 
 
 def _predicted(backend: Backend, windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    one_by_one = (backend.to_numpy(backend.predict(backend.to_backend(window[None]))) for window in windows)
+    one_by_one = (backend.to_numpy(backend.predict(backend.to_backend(window[None]))).copy() for window in windows)
     return np.concatenate(list(one_by_one))
 
 

@@ -15,19 +15,21 @@ import numpy as np
 from nnunet_partial.conversion import Converter
 from nnunet_partial.conversion.engine import ConversionResult, Options, Plan, convert_dataset, plan_conversion
 from nnunet_partial.dataset_conversion import converters
-from nnunet_partial.labels import PartialLabels, load_dataset_json, partial_labels_of
-from nnunet_partial.labels.table import ABSENT, PRESENT, UNKNOWN
-from tests.conversion_fakes.scene import Fake
+from nnunet_partial.labels import PartialLabels, load_dataset_json, partial_labels_of, table
+from nnunet_partial.labels.verify import verify_dataset
+from tests.conversion_fakes.scene import Fake, add_junk
 
 CONVERTERS = converters()
-_WORDS = {PRESENT: "present", ABSENT: "absent", UNKNOWN: "unknown"}
+PRESENT, ABSENT, UNKNOWN = "present", "absent", "unknown"
+_WORDS = {table.PRESENT: PRESENT, table.ABSENT: ABSENT, table.UNKNOWN: UNKNOWN}
 
 
 def fake_download(converter: Converter, folder: Path) -> Fake:
-    """The fake download of a converter, which the module of the same name makes."""
+    """The fake download of a converter, which the module of the same name makes, with junk files in it."""
     cases = getattr(converter.cases, "func", converter.cases)
     module = importlib.import_module(f"tests.conversion_fakes.{cases.__module__.rpartition('.')[2]}")
     fake: Fake = module.make(folder, converter.name)
+    add_junk(fake.download)
     return fake
 
 
@@ -50,6 +52,7 @@ class Download:
         result = convert_dataset(
             self.converter, self.fake.download, raw_folder=self.raw, options=Options(**options), overwrite=True
         )
+        assert verify_dataset(result.folder).problems == []
         return Converted(self.fake, result)
 
 
@@ -77,13 +80,22 @@ class Converted:
         """What conversion.json says of the cases."""
         return dict(json.loads((self.folder / "conversion.json").read_text())["cases"])
 
+    @property
+    def values(self) -> dict[str, int]:
+        """Label to its value."""
+        return dict(self.dataset["labels"])
+
+    def set_of(self, case: str) -> str:
+        """The name of the annotation set of a case."""
+        return self.labels.cases[case]
+
     def possible(self, case: str, label: str) -> frozenset[str]:
         """What a voxel with this label could be in this case."""
-        return self.labels.set_of(case).possible[self.dataset["labels"][label]]
+        return self.labels.set_of(case).possible[self.values[label]]
 
     def states(self, case: str, label: str) -> dict[str, str]:
         """What a voxel with this label says of every class in this case."""
-        row = self.labels.states[self.labels.row_of(case), self.dataset["labels"][label]]
+        row = self.labels.states[self.labels.row_of(case), self.values[label]]
         return {name: _WORDS[int(state)] for name, state in zip(self.labels.class_names, row, strict=True)}
 
     def annotated(self, case: str) -> set[str]:
@@ -91,10 +103,14 @@ class Converted:
         row = self.labels.annotated[self.labels.row_of(case)]
         return {name for name, known in zip(self.labels.class_names, row, strict=True) if known}
 
+    def label_map(self, case: str, part: str = "Tr") -> np.ndarray:
+        """Label values in axes that run right, front and up."""
+        image = nib.as_closest_canonical(nib.load(self.folder / f"labels{part}" / f"{case}.nii.gz"))
+        return np.asanyarray(image.dataobj)
+
     def marked(self, case: str, *labels: str, part: str = "Tr") -> np.ndarray:
         """Voxels with any of these labels, in axes that run right, front and up."""
-        image = nib.as_closest_canonical(nib.load(self.folder / f"labels{part}" / f"{case}.nii.gz"))
-        return np.isin(np.asanyarray(image.dataobj), [self.dataset["labels"][label] for label in labels])
+        return np.isin(self.label_map(case, part), [self.values[label] for label in labels])
 
 
 def download_of(name: str, folder: Path) -> Download:
@@ -108,3 +124,8 @@ def rewritten(path: Path, change: Any, affine: np.ndarray | None = None) -> None
     image = nib.load(path)
     voxels = np.ascontiguousarray(change(np.array(image.dataobj)))
     nib.save(nib.Nifti1Image(voxels, image.affine if affine is None else affine), path)
+
+
+def converted(converter: Converter, fake: Fake, raw: Path, **options: Any) -> Converted:
+    """What a fake download becomes."""
+    return Download(converter, fake, raw).convert(**options)

@@ -11,12 +11,12 @@ from nnunet_partial.conversion.engine import plan_conversion
 from nnunet_partial.dataset_conversion.abdomenct_1k import CONVERTER, UNLABELLED
 from nnunet_partial.errors import ProblemsError
 from tests.conversion_fakes.scene import Fake
-from tests.unit.conversion.known import ABSENT, PRESENT, UNKNOWN, Converted, converted, fake_of
+from tests.unit.conversion.conversions import ABSENT, PRESENT, UNKNOWN, Converted, converted, fake_download
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
-    return fake_of(CONVERTER, tmp_path / "download")
+    return fake_download(CONVERTER, tmp_path / "download")
 
 
 @pytest.fixture
@@ -29,7 +29,10 @@ def test_kidneys_could_be_either_side_and_hold_tumours(data: Converted) -> None:
     assert possible[data.values["kidneys"]] >= {"kidney_left_tissue", "kidney_right_tissue", "kidney_left_tumor"}
     assert possible[data.values["liver"]] >= {"liver_parenchyma", "liver_tumor"}
     assert "pancreas_tumor" in possible[data.values["pancreas"]]
-    assert data.states("Case_00219", "kidneys") == {"liver": 0, "kidneys": PRESENT, "spleen": 0, "pancreas": 0}
+    assert data.states("Case_00219", "kidneys") == {
+        **dict.fromkeys(("liver", "spleen", "pancreas"), ABSENT),
+        "kidneys": PRESENT,
+    }
 
 
 @pytest.mark.parametrize("case", ["Case_00219", "Case_00656"])

@@ -11,7 +11,7 @@ import pytest
 from nnunet_partial.conversion import Converter
 from nnunet_partial.dataset_conversion.amos22 import CONVERTERS
 from tests.conversion_fakes.amos22 import NUMBERS
-from tests.unit.conversion.known import ABSENT, PRESENT, UNKNOWN, Converted, converted, fake_of
+from tests.unit.conversion.conversions import ABSENT, PRESENT, UNKNOWN, Converted, converted, fake_download
 
 
 @pytest.fixture(params=CONVERTERS, ids=lambda converter: converter.name)
@@ -21,11 +21,11 @@ def converter(request: pytest.FixtureRequest) -> Converter:
 
 @pytest.fixture
 def data(converter: Converter, tmp_path: Path) -> Converted:
-    return converted(converter, fake_of(converter, tmp_path / "download"), tmp_path / "raw")
+    return converted(converter, fake_download(converter, tmp_path / "download"), tmp_path / "raw")
 
 
 def test_numbers_tell_the_modality(data: Converted, converter: Converter) -> None:
-    assert data.json["channel_names"] == {"0": converter.modality}
+    assert data.dataset["channel_names"] == {"0": converter.modality}
     assert {s.modality for s in data.labels.sets.values()} == {converter.modality}
     numbers = NUMBERS[converter.modality]
     assert set(data.labels.cases) == {f"amos_{number:04d}" for number in (*numbers["Tr"], *numbers["Va"])}
@@ -65,4 +65,4 @@ def test_headers_that_itk_refuses_are_kept(data: Converted, converter: Converter
     case = "amos_0004" if converter.modality == "CT" else "amos_0540"
     affine = nib.load(data.folder / "labelsTr" / f"{case}.nii.gz").affine
     assert abs(affine[:3, 0] @ affine[:3, 1]) > 1e-3
-    assert data.json["overwrite_image_reader_writer"] == "NibabelIOWithReorient"
+    assert data.dataset["overwrite_image_reader_writer"] == "NibabelIOWithReorient"

@@ -13,7 +13,7 @@ from nnunet_partial.dataset_conversion import btcv, btcv_gibson, nih_pancreas
 from nnunet_partial.errors import PartialError, ProblemsError
 from tests.conversion_fakes.btcv_gibson import LABELS, NOT_IN_NIH
 from tests.conversion_fakes.scene import Fake
-from tests.unit.conversion.known import ABSENT, PRESENT, UNKNOWN, converted, fake_of
+from tests.unit.conversion.conversions import ABSENT, PRESENT, UNKNOWN, converted, fake_download
 
 BTCV, CERVIX = btcv.CONVERTERS
 GIBSON = btcv_gibson.CONVERTER
@@ -22,11 +22,11 @@ NIH_CASES = ("tcia_0002", "tcia_0007")
 
 @pytest.fixture
 def gibson(tmp_path: Path) -> Fake:
-    return fake_of(GIBSON, tmp_path / "download")
+    return fake_download(GIBSON, tmp_path / "download")
 
 
 def test_a_missing_structure_of_btcv_is_absent(tmp_path: Path) -> None:
-    data = converted(BTCV, fake_of(BTCV, tmp_path / "download"), tmp_path / "raw")
+    data = converted(BTCV, fake_download(BTCV, tmp_path / "download"), tmp_path / "raw")
     assert data.values["pancreas"] == 11
     assert data.set_of("img0010") == "all"
     assert data.states("img0010", "background")["kidney_right"] == ABSENT
@@ -37,7 +37,7 @@ def test_a_missing_structure_of_btcv_is_absent(tmp_path: Path) -> None:
 
 
 def test_labels_of_the_cervix_part_must_lie_on_their_images(tmp_path: Path) -> None:
-    fake = fake_of(CERVIX, tmp_path / "download")
+    fake = fake_download(CERVIX, tmp_path / "download")
     path = fake.download / "CervixRawData" / "Training" / "label" / "1410012-Mask.nii.gz"
     image = nib.load(path)
     affine = image.affine.copy()
@@ -73,8 +73,8 @@ def test_nothing_is_known_outside_of_the_box(gibson: Fake, tmp_path: Path) -> No
 
 
 def test_patients_have_the_names_they_have_in_btcv_and_nih(gibson: Fake, tmp_path: Path) -> None:
-    other = plan_conversion(nih_pancreas.CONVERTER, fake_of(nih_pancreas.CONVERTER, tmp_path / "nih").download)
-    training = plan_conversion(BTCV, fake_of(BTCV, tmp_path / "btcv").download)
+    other = plan_conversion(nih_pancreas.CONVERTER, fake_download(nih_pancreas.CONVERTER, tmp_path / "nih").download)
+    training = plan_conversion(BTCV, fake_download(BTCV, tmp_path / "btcv").download)
     names = {case.case.patient for case in (*other.cases, *training.cases)}
     mine = {case.case.id: case.case.patient for case in plan_conversion(GIBSON, gibson.download).cases}
     assert names & set(mine.values()) == {"BTCV_0001", "BTCV_0061", "PANCREAS_0002", "PANCREAS_0007"}

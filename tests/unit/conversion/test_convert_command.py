@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ import pytest
 
 from nnunet_partial import conversion
 from nnunet_partial.cli import convert
-from nnunet_partial.conversion import Annotated, Case, Converter, LabelMap, LeftOut, Masks, Slices
+from nnunet_partial.conversion import (
+    ALL_FLIPS,
+    Annotated,
+    Case,
+    Converter,
+    Intensity,
+    LabelMap,
+    LeftOut,
+    Masks,
+    Slices,
+    Uniform,
+)
 from nnunet_partial.dataset_conversion import converters
 from nnunet_partial.labels import load_dataset_json, partial_labels_of
 from tests import documents
@@ -26,7 +38,7 @@ from tests.conversion_fakes.scene import make_scene, numbered, write_nifti
 from tests.documents import ROOT
 from tests.unit.conversion.conftest import NAMES, Toy, plain_cases, toy
 
-TABLES = (Case, Converter, LabelMap, Masks, Slices, Annotated)
+TABLES = (Case, Converter, LabelMap, Masks, Slices, Annotated, Uniform)
 
 
 @pytest.fixture
@@ -76,7 +88,7 @@ def test_convert_says_what_it_did(raw: Path, download: Toy, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert rows(out) == [["all", "3", "liver, spleen, kidneys"]]
     assert "left out: 1 (z): withdrawn by its authors" in out
-    assert "note: 3 labelled cases found, the full download has 50" in out
+    assert "note: 3 labelled cases found and 1 left out, the full download has 50" in out
     assert "note: a note" in out
     assert f"written to {raw / 'Dataset007_Toy'}" in out
     assert "images: 3 linked" in out
@@ -122,6 +134,27 @@ def test_overlaps_and_kept_splits_are_said(
     assert "test cases: 1, of which 1 have labels" in out
     assert "values of their own: kidney_left+kidney_cyst_left (1 cases), sacrum+vertebrae_S1 (1 cases)" in out
     assert f"note: {kept} differs from the official split and was kept" in out
+
+
+def test_how_labels_were_placed_is_counted(
+    raw: Path, download: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for case, scene in download.scenes.items():
+        scene.image[:] = np.where(scene.structures["liver"], 100, -1000)
+        write_nifti(download.image(case), scene.image, scene.affine)
+        turned = np.flip(scene.values(numbered(NAMES)), 2 if case == "b" else 1)
+        write_nifti(download.label(case), np.ascontiguousarray(turned), np.eye(4))
+
+    def cases(root: Path) -> Iterator[Case]:
+        for case in plain_cases(root):
+            assert isinstance(case.label, LabelMap)
+            yield replace(case, label=LabelMap(case.label.path, grid="image", flips=ALL_FLIPS))
+
+    known = {"Toy": toy(cases=cases, checks=(Intensity("liver", 0, 200, 0.9),))}
+    monkeypatch.setattr("nnunet_partial.dataset_conversion.converters", lambda: known)
+    for _ in range(2):  # the second time it is up to date
+        assert convert.main(["Toy", "-i", str(download.download), "-np", "1"]) == 0
+        assert "labels: 2 flipped y, 1 flipped z; look at the rare ones" in capsys.readouterr().out
 
 
 def test_all_failing_cases_are_listed(raw: Path, download: Toy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,9 +206,27 @@ def test_list_and_describe(raw: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "default dataset: Dataset007_Toy",
         "files, below the folder given with -i or Toy_v1 in it:",
     ]
-    assert "  2: spleen" in out
+    assert "  2: spleen (could be spleen_tissue, spleen_tumor)" in out
     assert "  1: liver (could be hepatic_vessel, liver_parenchyma, liver_tumor)" in out
     assert out[-1] == "note: a note"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        (range(1, 256), "1 to 255"),
+        ([7], "7"),
+        ([5, 4], "4, 5"),
+        ([1, 3, 4, 5, 9, 10], "1, 3 to 5, 9, 10"),
+    ],
+)
+def test_values_in_a_row_are_shortened(
+    numbers: list[int], text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"Toy": toy(labels=dict.fromkeys(numbers, "aorta"))}
+    monkeypatch.setattr("nnunet_partial.dataset_conversion.converters", lambda: known)
+    assert convert.main(["--describe", "Toy"]) == 0
+    assert f"\n  {text}: aorta\n" in capsys.readouterr().out
 
 
 def test_the_page_of_datasets_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,11 +22,14 @@ def test_values_and_names() -> None:
 
 
 def test_structures_are_made_of_tissues() -> None:
-    assert tissues("spleen") == ("spleen",)
+    assert tissues("aorta") == ("aorta",)
+    assert tissues("spleen") == ("spleen_tissue", "spleen_tumor")
     assert set(tissues("kidneys")) == set(tissues("kidney_left")) | set(tissues("kidney_right"))
     assert set(tissues("liver")) == set(tissues("liver_tissue")) | set(tissues("liver_tumor"))
     assert set(tissues("kidney_left")).isdisjoint(tissues("kidney_right"))
-    assert set(tissues("kidney_tumor")) < set(tissues("tumor"))
+    for tumor in ("kidney_tumor", "spleen_tumor", "adrenal_gland_left_tumor", "liver_tumor"):
+        assert set(tissues(tumor)) < set(tissues("tumor"))
+    assert set(tissues("kidney_mass")) == set(tissues("kidney_tumor")) | set(tissues("kidney_cyst"))
     for name in STRUCTURES:
         assert len(tissues(name)) > 1
     own = toy(labels=["liver"], structures={"liver": ("a", "b")})
@@ -65,11 +68,14 @@ def test_contradictions(table: dict[str, Any], message: str) -> None:
     ("options", "message"),
     [
         ({"grid": "header"}, "grid: expected 'own', 'axes' or 'image'"),
-        ({"axes": "xyy", "grid": "image"}, "axes: expected an order of 'xyz'"),
+        ({"axes": ("xyy",), "grid": "image"}, "axes: expected orders of 'xyz'"),
+        ({"axes": ("xyz", "xy"), "grid": "image"}, "axes: expected orders of 'xyz'"),
+        ({"axes": "xyz", "grid": "image"}, "axes: expected orders of 'xyz'"),
+        ({"axes": (), "grid": "image"}, "axes: expected orders of 'xyz'"),
         ({"flips": ("q",), "grid": "image"}, "flips: expected letters of 'xyz'"),
         ({"flips": (), "grid": "image"}, "flips: expected letters of 'xyz'"),
         ({"flips": ("z",)}, "need grid='image'"),
-        ({"axes": "yxz"}, "need grid='image'"),
+        ({"axes": ("yxz",)}, "need grid='image'"),
     ],
 )
 def test_contradictory_placements(options: dict[str, Any], message: str) -> None:

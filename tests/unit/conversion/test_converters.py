@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +13,11 @@ import pytest
 
 from nnunet_partial.conversion import Converter, Dicom
 from nnunet_partial.conversion.engine import ConversionResult, Options, convert_dataset, plan_conversion
-from nnunet_partial.dataset_conversion import converters
 from nnunet_partial.errors import ProblemsError
 from nnunet_partial.labels import load_dataset_json, partial_labels_of
 from nnunet_partial.labels.verify import verify_dataset
-from tests.conversion_fakes.scene import Fake, Scene, add_junk
-
-CONVERTERS = converters()
-
-
-def fake_download(converter: Converter, folder: Path) -> Fake:
-    cases = getattr(converter.cases, "func", converter.cases)
-    module = importlib.import_module(f"tests.conversion_fakes.{cases.__module__.rpartition('.')[2]}")
-    fake: Fake = module.make(folder, converter.name)
-    add_junk(fake.download)
-    return fake
+from tests.conversion_fakes.scene import Fake, Scene
+from tests.unit.conversion.conversions import CONVERTERS, fake_download
 
 
 @pytest.fixture(params=CONVERTERS.values(), ids=lambda converter: converter.name)

@@ -14,12 +14,12 @@ from nnunet_partial.dataset_conversion.flare23 import CONVERTER
 from nnunet_partial.errors import ProblemsError
 from tests.conversion_fakes.flare23 import LABELS, ORGANS
 from tests.conversion_fakes.scene import Fake
-from tests.unit.conversion.known import ABSENT, PRESENT, UNKNOWN, converted, fake_of
+from tests.unit.conversion.conversions import ABSENT, PRESENT, UNKNOWN, converted, fake_download
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
-    return fake_of(CONVERTER, tmp_path / "download")
+    return fake_download(CONVERTER, tmp_path / "download")
 
 
 def test_what_does_not_occur_is_unknown_and_never_absent(fake: Fake, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from nnunet_partial.conversion import (
     Case,
+    Intensity,
     LabelMap,
     Masks,
 )
+from nnunet_partial.conversion.structures import tissues
 from nnunet_partial.errors import ProblemsError
 from nnunet_partial.labels import load_dataset_json, partial_labels_of
 from tests.conversion_fakes.scene import (
@@ -122,7 +124,7 @@ def test_overlaps_get_values_of_their_own(download: Toy) -> None:
     np.testing.assert_array_equal(labels_of(result), expected)
     assert dict(result.overlaps) == {"liver+spleen": 1, "liver+spleen+kidneys": 1}
     model = partial_labels_of(dataset)
-    assert model.sets["all"].possible[4] == {"liver_parenchyma", "hepatic_vessel", "liver_tumor", "spleen"}
+    assert model.sets["all"].possible[4] == set(tissues("liver")) | set(tissues("spleen"))
 
 
 def test_overlapping_structures_are_what_they_have_in_common(download: Toy) -> None:
@@ -146,6 +148,28 @@ def test_overlaps_can_be_ignored(download: Toy) -> None:
     np.testing.assert_array_equal(labels_of(result), expected)
     assert list(load_dataset_json(result.folder)["labels"]) == ["background", *NAMES, "ignore"]
     assert not result.overlaps
+
+
+def test_masks_that_only_checks_look_at_leave_no_trace(download: Toy) -> None:
+    """Liver and spleen are converted; the kidneys, which overlap both, are looked at where they are there."""
+    scene, count = overlapping(download.scenes["a"])
+    spot = tuple(np.argwhere(scene.structures["liver"] & (count == 1))[0])
+    scene.structures["kidneys"][spot] = True
+    write_nifti(download.image("a"), np.where(scene.structures["kidneys"], 50, -900).astype(np.int16), scene.affine)
+    files = masks_of(download, scene)
+    expected = scene.without("kidneys").values(VALUES)
+    both = scene.structures["liver"] & scene.structures["spleen"]
+    for option, other in (("own", "liver+spleen"), ("ignore", "ignore")):
+        converter = with_label(lambda root: Masks(files), checks=(Intensity("kidneys", 0, 100, 1.0),))
+        result = download.convert(converter, labels=("liver", "spleen"), overlaps=option, overwrite=True)
+        assert list(load_dataset_json(result.folder)["labels"]) == ["background", "liver", "spleen", other]
+        np.testing.assert_array_equal(labels_of(result), np.where(both, 3, expected))
+        wrong = with_label(lambda root: Masks(files), checks=(Intensity("kidneys", -1000, -500),))
+        with pytest.raises(ProblemsError, match="0% of 'kidneys' have intensities"):
+            download.convert(wrong, labels=("liver", "spleen"), overlaps=option, overwrite=True)
+    files["kidneys"].unlink()  # what is neither converted nor there cannot be checked
+    result = download.convert(wrong, labels=("liver", "spleen"), overwrite=True)
+    np.testing.assert_array_equal(labels_of(result), np.where(both, 3, expected))
 
 
 def test_overlaps_are_numbered_alike_in_all_cases(download: Toy) -> None:
@@ -186,7 +210,7 @@ def test_missing_masks_are_absent_or_not_annotated(download: Toy) -> None:
         np.testing.assert_array_equal(labels_of(result), scene.without("spleen").values(VALUES))
         (one,) = partial_labels_of(load_dataset_json(result.folder)).sets.values()
         assert set(one.possible) == {0, *annotated}
-        assert ("spleen" in one.possible[0]) == (missing == "unannotated")
+        assert ("spleen_tissue" in one.possible[0]) == (missing == "unannotated")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -42,6 +43,15 @@ def test_images_without_a_voxel_size_are_left_out(lits: Converted, download: Dow
     rewritten(download.root / "test-volume-0.nii", lambda array: array, np.diag([-1.0, -1.0, 1.0, 1.0]))
     rewritten(download.root / BATCH_1 / "volume-0.nii", lambda array: array, np.diag([1.0, 1.0, 1.5, 1.0]))
     assert set(download.plan().left_out) == {"volume-28", "test-volume-0"}
+
+
+def test_cases_that_are_left_out_are_not_said_to_be_missing(download: Download) -> None:
+    """The fake download has three labelled cases, one that is left out, and two test images."""
+    full = replace(download, converter=replace(download.converter, expected={"train": 5, "test": 2}))
+    assert len(full.plan().cases) == 6
+    assert full.plan().notes == ()
+    rewritten(download.root / "test-volume-0.nii", lambda array: array, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    assert full.plan().notes == ()
 
 
 def test_the_liver_includes_its_tumors(lits: Converted) -> None:

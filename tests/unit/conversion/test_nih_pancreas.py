@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_partial.conversion import ALL_FLIPS, Converter
+from nnunet_partial.conversion import ALL_FLIPS, Converter, Uniform
 from nnunet_partial.conversion.checks import measure_all
 from nnunet_partial.conversion.engine import plan_conversion
 from nnunet_partial.dataset_conversion import btcv_gibson
@@ -18,14 +18,14 @@ from nnunet_partial.errors import ProblemsError
 from tests.conversion_fakes.nih_pancreas import label_array, write_series, write_turned
 from tests.conversion_fakes.scene import Fake, make_scene
 from tests.integration.real_ct import real_data_folder
-from tests.unit.conversion.known import ABSENT, PRESENT, converted, fake_of
+from tests.unit.conversion.conversions import ABSENT, PRESENT, converted, fake_download
 
 CASE, LABEL = "PANCREAS_0001", "TCIA_pancreas_labels-02-05-2017/label0001.nii.gz"
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
-    return fake_of(CONVERTER, tmp_path / "download")
+    return fake_download(CONVERTER, tmp_path / "download")
 
 
 @pytest.mark.parametrize("flip", ALL_FLIPS, ids=lambda flip: flip or "as it is")
@@ -99,10 +99,14 @@ def test_checks_tell_how_labels_of_a_real_scan_are_turned(converter: Converter, 
     image = np.asarray(scan.dataobj)
     for reader in (1, 2):
         right = np.asarray(nib.load(folder / f"labels_flare13_reader{reader}.nii.gz").dataobj)
-        fitting = []
+        fitting, uniform = [], {}
         for flip in ALL_FLIPS:
             turned = np.flip(right, ["xyz".index(axis) for axis in flip])
             found = measure_all(converter.checks, lambda name: turned == labels[name], image, scan.affine)
             if not any(check.complaint(value) for check, value in found.items()):
                 fitting.append(flip)
+            uniform |= {flip: (value, check.share) for check, value in found.items() if isinstance(check, Uniform)}
         assert fitting == [""]
+        if uniform:  # far from its limit, rightly turned or not
+            (right_share, limit), wrong = uniform.pop(""), [share for share, _ in uniform.values()]
+            assert max(wrong) + 0.09 < limit < right_share - 0.09

@@ -20,6 +20,7 @@ from nnunet_partial.conversion import (
     LabelMap,
     LeftRight,
     Slices,
+    Uniform,
 )
 from nnunet_partial.errors import ProblemsError
 from tests.conversion_fakes.scene import (
@@ -91,9 +92,36 @@ def test_transposed_labels(download: Toy) -> None:
     scene = download.scenes["a"]
     write_nifti(download.image("a"), scene.image, scene.affine)
     write_nifti(download.label("a"), scene.values(VALUES).transpose(1, 0, 2)[:, :, ::-1].copy(), np.eye(4))
-    label = LabelMap(download.label("a"), grid="image", axes="yxz", flips=("z",))
+    label = LabelMap(download.label("a"), grid="image", axes=("yxz",), flips=("z",))
     result = download.convert(with_label(lambda root: label))
     np.testing.assert_array_equal(labels_of(result), scene.values(VALUES))
+
+
+@pytest.mark.parametrize("axes", ["xyz", "yxz"])
+@pytest.mark.parametrize("flip", ["", "z"])
+def test_the_image_tells_the_order_of_axes_as_well(axes: str, flip: str, download: Toy) -> None:
+    scene = with_intensities(make_scene(1, NAMES, (8, 8, 7)))
+    write_nifti(download.image("a"), scene.image, scene.affine)
+    stored = scene.values(VALUES).transpose(["xyz".index(axis) for axis in axes])
+    write_nifti(download.label("a"), np.ascontiguousarray(np.flip(stored, 2) if flip else stored), np.eye(4))
+    label = LabelMap(download.label("a"), grid="image", axes=("xyz", "yxz"), flips=("", "z"))
+    result = download.convert(with_label(lambda root: label, checks=(Intensity("liver", 0, 200, 0.9),)))
+    np.testing.assert_array_equal(labels_of(result), scene.values(VALUES))
+    turned = [f"axes {axes}"] * (axes != "xyz") + [f"flipped {flip}"] * bool(flip)
+    assert dict(result.placements) == {", ".join(["on the grid of the image", *turned]): 1}
+
+
+def test_orders_of_axes_of_another_shape_are_passed_over(download: Toy) -> None:
+    scene = download.scenes["a"]
+    write_nifti(download.image("a"), scene.image, scene.affine)
+    write_nifti(download.label("a"), scene.values(VALUES).transpose(1, 0, 2).copy(), np.eye(4))
+    orders = with_label(lambda root: LabelMap(download.label("a"), grid="image", axes=("xyz", "yxz", "zxy")))
+    result = download.convert(orders)
+    np.testing.assert_array_equal(labels_of(result), scene.values(VALUES))
+    assert dict(result.placements) == {"on the grid of the image, axes yxz": 1}
+    none = with_label(lambda root: LabelMap(download.label("a"), grid="image", axes=("xyz", "zxy")))
+    with pytest.raises(ProblemsError, match=r"the image has shape \(9, 8, 7\), the label map \(8, 9, 7\)"):
+        download.convert(none, overwrite=True)
 
 
 def test_an_image_that_cannot_tell(download: Toy) -> None:
@@ -120,8 +148,31 @@ def test_an_image_that_contradicts_its_labels(download: Toy) -> None:
     message = "the image contradicts the labels: 0% of 'liver' have intensities of 0 to 200, expected at least 60%"
     with pytest.raises(ProblemsError, match=message):
         download.convert(converter)
-    chosen = download.convert(converter, labels=("spleen",))  # what is not converted is not checked
-    np.testing.assert_array_equal(labels_of(chosen), scene.structures["spleen"])
+    with pytest.raises(ProblemsError, match=message):  # the liver is not converted, but says that all labels lie wrong
+        download.convert(converter, labels=("spleen",))
+
+
+def test_structures_of_one_intensity(download: Toy) -> None:
+    scene = download.scenes["a"]
+    liver = np.argwhere(scene.structures["liver"])
+    scene.image[:] = -1000
+    scene.image[scene.structures["liver"]] = 80
+    for place, value in zip(liver[:4], (40, 120, 39, 121), strict=True):
+        scene.image[tuple(place)] = value
+    write_nifti(download.image("a"), scene.image, scene.affine, "LPS")
+    label, share = LabelMap(download.label("a")), (len(liver) - 2) / len(liver)
+    fits = Uniform("liver", within=40, share=share)
+    np.testing.assert_array_equal(
+        labels_of(download.convert(with_label(lambda root: label, checks=(fits,)))), scene.values(VALUES)
+    )
+    message = f"{share:.0%} of 'liver' have intensities within 40 of their median, expected at least 90%"
+    with pytest.raises(ProblemsError, match=message):
+        download.convert(with_label(lambda root: label, checks=(Uniform("liver", 40, 0.9),)), overwrite=True)
+    empty = np.zeros(scene.image.shape, bool)
+    assert fits.measure(lambda name: empty, scene.image, scene.affine) is None
+    before = scene.image.copy()
+    assert fits.measure(lambda name: scene.structures["liver"], scene.image, scene.affine) == share
+    np.testing.assert_array_equal(scene.image, before)
 
 
 def test_above_lies_above(download: Toy) -> None:

@@ -105,6 +105,18 @@ def test_a_partial_download_is_noted(download: Toy) -> None:
     planned = plan(download, toy(expected={"train": 5, "test": 2, "unlabelled": 9}))
     assert planned.notes == ("3 labelled cases found, the full download has 5",)
     assert plan(download, toy(expected={"train": 3})).notes == ()
+    for split, test, notes in (
+        ("train", 0, ()),
+        ("test", 0, ("2 labelled cases found, the full download has 3",)),
+        ("train", 1, ("1 labelled cases found and 1 left out, the full download has 3",)),
+    ):
+        cases = changed(
+            a=lambda case, split=split: LeftOut("a", "withdrawn", split),  # type: ignore[misc]
+            b=lambda case, test=test: replace(case, split="test") if test else case,  # type: ignore[misc]
+        )
+        assert plan(download, toy(cases=cases, expected={"train": 3, "test": test})).notes == notes
+    withdrawn = changed(a=lambda case: LeftOut("a", "withdrawn"))  # 'expected' may or may not count them
+    assert plan(download, toy(cases=withdrawn, expected={"train": 2})).notes == ()
     assert plan(download, link=True, orientation="RAS").notes == ("images that are turned or resized cannot be linked",)
 
 

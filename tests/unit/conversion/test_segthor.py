@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_partial.errors import ProblemsError
-from tests.unit.conversion.conversions import Converted, download_of
+from tests.unit.conversion.conversions import CONVERTERS, Converted, download_of
 
 LABELS = {"esophagus", "heart", "trachea", "aorta"}
 
@@ -29,7 +29,8 @@ def test_four_organs_are_annotated_and_no_lungs(segthor: Converted) -> None:
     assert segthor.annotated("Patient_01") == LABELS
     assert set(segthor.states("Patient_01", "background").values()) == {"absent"}
     assert segthor.states("Patient_01", "heart") == dict.fromkeys(LABELS, "absent") | {"heart": "present"}
-    assert segthor.labels.space.everything == LABELS | {"background"}
+    tissues = frozenset[str]().union(*(CONVERTERS["SegTHOR"].tissues(name) for name in LABELS))
+    assert segthor.labels.space.everything == tissues | {"background"}
 
 
 def test_test_images_have_no_labels(segthor: Converted) -> None:

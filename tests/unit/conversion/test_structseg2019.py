@@ -44,6 +44,17 @@ def test_the_other_label_table_is_refused(name: str, tmp_path: Path) -> None:
     assert not list(download.raw.glob("Dataset*"))
 
 
+def test_the_other_label_table_is_refused_for_one_chosen_label_as_well(tmp_path: Path) -> None:
+    download = replace(download_of(NAMES[0], tmp_path), converter=CONVERTERS[NAMES[1]])
+    for chosen in ("lung_left", "heart"):
+        with pytest.raises(ProblemsError, match="'lung_left' lies on the patient's right of 'lung_right'"):
+            download.convert(labels=(chosen,))
+    right = download_of(NAMES[0], tmp_path / "right").convert(labels=("lung_left",))
+    assert right.values == {"background": 0, "lung_left": 1}
+    case = "thoracic_oar_50"
+    np.testing.assert_array_equal(right.label_map(case) == 1, right.fake.train[case].structures["lung_left"])
+
+
 @pytest.mark.parametrize("pair", [(1, 2), (4, 5)])
 def test_a_case_that_differs_from_the_others_is_refused(pair: tuple[int, int], tmp_path: Path) -> None:
     download = download_of(NAMES[0], tmp_path)

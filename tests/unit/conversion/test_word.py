@@ -12,18 +12,20 @@ from nnunet_partial.conversion.engine import plan_conversion
 from nnunet_partial.dataset_conversion.word import CONVERTER
 from nnunet_partial.errors import ProblemsError
 from tests.conversion_fakes.scene import Fake
-from tests.unit.conversion.known import ABSENT, PRESENT, converted, fake_of
+from tests.unit.conversion.conversions import ABSENT, PRESENT, converted, fake_download
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
-    return fake_of(CONVERTER, tmp_path / "download")
+    return fake_download(CONVERTER, tmp_path / "download")
 
 
 def test_adrenal_glands_are_merged_and_kidneys_are_not(fake: Fake, tmp_path: Path) -> None:
     data = converted(CONVERTER, fake, tmp_path / "raw")
     possible = data.labels.set_of("word_0002").possible
-    assert possible[data.values["adrenal_glands"]] == {"adrenal_gland_left", "adrenal_gland_right"}
+    assert possible[data.values["adrenal_glands"]] == CONVERTER.tissues("adrenal_gland_left") | CONVERTER.tissues(
+        "adrenal_gland_right"
+    )
     assert (data.values["kidney_left"], data.values["kidney_right"]) == (3, 4)
     assert data.states("word_0002", "kidney_left")["kidney_left"] == PRESENT
     assert data.states("word_0002", "kidney_left")["kidney_right"] == ABSENT

@@ -1,0 +1,108 @@
+"""Annotation sets that a merge takes over from a dataset, and labels that were drawn over others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nnunet_partial.errors import LabelError
+from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels, to_json
+from nnunet_partial.labels.merge_plan import MergePlan
+from nnunet_partial.labels.space import BACKGROUND, DEFAULT_AXIS
+
+Factory = Callable[..., Path]
+Plan = Callable[..., MergePlan]
+
+LABELS = {"liver": 1, "spleen": 2, "tumor": 3, "ignore": 4}
+CLASSES = "liver: [liver_tissue, liver_tumour], spleen: , tumour: [liver_tumour, other_tumour]"
+
+
+def shown(labels: PartialLabels, set_name: str, plan: MergePlan) -> dict[str, str]:
+    """Name of a label value to one sign a class, in channel order: + present, - absent, ? unknown."""
+    row = list(labels.sets).index(set_name)
+    return {
+        plan.value_names[value]: "".join("-+?"[state] for state in labels.states[row, value])
+        for value in sorted(labels.sets[set_name].possible)
+    }
+
+
+def annotated(labels: PartialLabels, set_name: str) -> list[str]:
+    row = labels.annotated[list(labels.sets).index(set_name)]
+    return [name for name, known in zip(labels.class_names, row, strict=True) if known]
+
+
+def converted(raw_dataset: Factory) -> None:
+    """A dataset whose own table says what was annotated in which case, and that calls nothing else by our names."""
+    space = LabelSpace(
+        {DEFAULT_AXIS: (BACKGROUND, "lever", "milt", "growth")},
+        {"lever": frozenset({"lever"}), "milt": frozenset({"milt"}), "growth": frozenset({"growth"})},
+    )
+    everything = space.everything
+    atoms = {1: frozenset({"lever"}), 2: frozenset({"milt"}), 3: frozenset({"growth", "lever"})}
+    sets = {
+        "liver+spleen": {0: frozenset({BACKGROUND, "growth"}), 1: atoms[1], 2: atoms[2], 4: everything},
+        "all": {0: frozenset({BACKGROUND}), **atoms},
+        "tumor": {0: everything - {"growth"}, 3: atoms[3]},
+        "none": {0: everything, 4: everything},
+    }
+    cases = {"a": "all", "b": "liver+spleen", "c": "tumor", "d": "none"}
+    model = PartialLabels(space, {n: AnnotationSet(n, "own", "CT", p) for n, p in sets.items()}, cases)
+    block = to_json(model)
+    raw_dataset("Own", 23, LABELS, {case: [0] for case in cases}, partial_labels=block)
+
+
+OWN = """
+flare:
+  dataset: 23
+  labels: {liver: liver, spleen: spleen, tumor: tumour}
+  annotated: dataset
+"""
+
+
+def test_annotation_sets_of_the_dataset_itself(raw_dataset: Factory, plan: Plan) -> None:
+    converted(raw_dataset)
+    found = plan(OWN, CLASSES)
+    labels = found.labels
+    assert labels.cases == {
+        "flare_a": "flare.all",
+        "flare_b": "flare.liver+spleen",
+        "flare_c": "flare.tumor",
+        "flare_d": "flare.none",
+    }
+    assert annotated(labels, "flare.liver+spleen") == ["liver", "spleen"]
+    assert annotated(labels, "flare.tumor") == ["tumour"]
+    assert annotated(labels, "flare.none") == []
+    assert shown(labels, "flare.tumor", found) == {"background": "??-", "tumour": "?-+", "unknown": "???"}
+    assert shown(labels, "flare.all", found)["liver"] == "+-?"
+
+
+def test_labels_on_top_are_not_in_the_others_where_they_were_drawn(raw_dataset: Factory, plan: Plan) -> None:
+    converted(raw_dataset)
+    found = plan(OWN + "  on_top: [tumor]\n", CLASSES)
+    labels = found.labels
+    drawn, missing = shown(labels, "flare.all", found), shown(labels, "flare.liver+spleen", found)
+    assert drawn == {"background": "---", "liver_tissue": "+--", "spleen": "-+-", "tumour": "?-+", "unknown": "???"}
+    assert missing == {"background": "--?", "spleen": "-+-", "liver": "+-?", "unknown": "???"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("annotated: dataset", "annotated: dataset\n  cases: {a: all}", "tells the set of each case; remove 'cases'"),
+        ("annotated: dataset", "on_top: [lever]", "has no label 'lever'"),
+        ("liver: liver,", "liver: tumour,", "value 1 could be nothing at all on axis 'anatomy'; .* 'on_top'"),
+        ("dataset: 23", "dataset: 3", "partial_labels"),
+    ],
+)
+def test_what_is_wrong_with_own_sets(
+    before: str, after: str, message: str, raw_dataset: Factory, lits: Path, plan: Plan
+) -> None:
+    converted(raw_dataset)
+    text = OWN + "  on_top: [tumor]\n" * ("on_top" not in after)
+    assert before in text
+    if "dataset: 3" in after:
+        text = text.replace("spleen: spleen, ", "")
+    with pytest.raises(LabelError, match=message):
+        plan(text.replace(before, after), CLASSES)
