@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import locale
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ import numpy as np
 import pytest
 
 SHAPE = (8, 7, 6)
+_LOCALE = locale.setlocale(locale.LC_CTYPE)
+
+
+@pytest.fixture(autouse=True)
+def locale_of_its_own() -> Iterator[None]:
+    """Undoes what libraries that read images do to the locale, on which the encoding of text files depends."""
+    locale.setlocale(locale.LC_CTYPE, _LOCALE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, _LOCALE)
 
 
 @pytest.fixture
