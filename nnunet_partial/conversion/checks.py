@@ -20,8 +20,45 @@ Region = Callable[[str], "npt.NDArray[np.bool_]"]
 """Voxels of a structure, by its name; overlaps with other structures are included."""
 
 
+class _Share:
+    """A check of the share of a structure's voxels whose intensities fit.
+
+    Attributes:
+        label: Label name.
+        share: Smallest share, 0 to 1.
+    """
+
+    label: str
+    share: float
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that are looked at."""
+        return (self.label,)
+
+    def measure(self, region: Region, image: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> float | None:
+        """The share of voxels that fit; None where the structure does not occur."""
+        values = image[region(self.label)]
+        if values.size == 0:
+            return None
+        low, high = self._limits(values)
+        return float(((values >= low) & (values <= high)).mean())
+
+    def complaint(self, found: float) -> str | None:
+        """What is wrong; None where nothing is."""
+        if found >= self.share:
+            return None
+        return f"{found:.0%} of '{self.label}' have intensities {self._wanted()}, expected at least {self.share:.0%}"
+
+    def _limits(self, values: npt.NDArray[Any]) -> tuple[float, float]:
+        raise NotImplementedError
+
+    def _wanted(self) -> str:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Intensity:
+class Intensity(_Share):
     """Most voxels of a structure have intensities of this range, e.g. a trachea those of air.
 
     Attributes:
@@ -36,30 +73,15 @@ class Intensity:
     high: float
     share: float = 0.8
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels that are looked at."""
-        return (self.label,)
+    def _limits(self, values: npt.NDArray[Any]) -> tuple[float, float]:
+        return self.low, self.high
 
-    def measure(self, region: Region, image: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> float | None:
-        """The share of voxels in the range; None where the structure does not occur."""
-        values = image[region(self.label)]
-        if values.size == 0:
-            return None
-        return float(((values >= self.low) & (values <= self.high)).mean())
-
-    def complaint(self, found: float) -> str | None:
-        """What is wrong; None where nothing is."""
-        if found >= self.share:
-            return None
-        return (
-            f"{found:.0%} of '{self.label}' have intensities of {self.low:g} to {self.high:g}, expected at least "
-            f"{self.share:.0%}"
-        )
+    def _wanted(self) -> str:
+        return f"of {self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(_Share):
     """Most voxels of a structure have about the same intensity, whatever it is: a parenchyma in any phase of contrast.
 
     Attributes:
@@ -72,28 +94,13 @@ class Uniform:
     within: float
     share: float = 0.8
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels that are looked at."""
-        return (self.label,)
-
-    def measure(self, region: Region, image: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> float | None:
-        """The share of voxels near their median; None where the structure does not occur."""
-        values = image[region(self.label)]
-        if values.size == 0:
-            return None
+    def _limits(self, values: npt.NDArray[Any]) -> tuple[float, float]:
         values.partition((values.size - 1) // 2)  # a voxel's intensity, unlike the mean of two
         middle = float(values[(values.size - 1) // 2])
-        return float(((values >= middle - self.within) & (values <= middle + self.within)).mean())
+        return middle - self.within, middle + self.within
 
-    def complaint(self, found: float) -> str | None:
-        """What is wrong; None where nothing is."""
-        if found >= self.share:
-            return None
-        return (
-            f"{found:.0%} of '{self.label}' have intensities within {self.within:g} of their median, expected at least "
-            f"{self.share:.0%}"
-        )
+    def _wanted(self) -> str:
+        return f"within {self.within:g} of their median"
 
 
 @dataclass(frozen=True)

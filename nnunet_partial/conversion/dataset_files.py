@@ -15,13 +15,12 @@ from nnunet_partial.atomic import write_json, write_text
 from nnunet_partial.conversion.annotation import Values
 from nnunet_partial.conversion.converter import PNG
 from nnunet_partial.conversion.plan import Plan, PlannedCase
-from nnunet_partial.errors import LabelError, PartialError
+from nnunet_partial.errors import LabelError
 from nnunet_partial.labels.partial_labels import PartialLabels
-from nnunet_partial.labels.raw_dataset import environment_folder
 from nnunet_partial.labels.sidecar import BLOCK, to_json
 from nnunet_partial.labels.splits import stratified_splits
 
-__all__ = ["RECORD", "official_splits", "read_record", "write_dataset_files", "write_preprocessed_splits"]
+__all__ = ["RECORD", "official_splits", "read_record", "write_dataset_files"]
 
 RECORD = "conversion.json"
 _READERS = {PNG: "NaturalImage2DIO"}
@@ -95,24 +94,6 @@ def official_splits(plan: Plan, model: PartialLabels) -> Splits | None:
     if len(patients) == len(scored) or len(patients) < _FOLDS:
         return None
     return stratified_splits(model, folds=_FOLDS)
-
-
-def write_preprocessed_splits(name: str, splits: Splits | None, overwrite: bool) -> Path | None:
-    """Puts the splits where nnU-Net looks for them.
-
-    Returns:
-        The file of the user's that differs and was kept, unless overwriting.
-    """
-    if splits is None:
-        return None
-    try:
-        target = environment_folder("nnUNet_preprocessed") / name / "splits_final.json"
-    except PartialError:
-        return None
-    if target.exists() and not overwrite and json.loads(target.read_text(encoding="utf-8")) != splits:
-        return target
-    write_json(target, splits)
-    return None
 
 
 def _dataset_json(plan: Plan, values: Values, model: PartialLabels, count: int) -> dict[str, Any]:

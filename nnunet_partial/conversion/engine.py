@@ -26,11 +26,11 @@ from nnunet_partial.conversion.dataset_files import (
     official_splits,
     read_record,
     write_dataset_files,
-    write_preprocessed_splits,
 )
 from nnunet_partial.conversion.plan import Options, Plan, plan_conversion
 from nnunet_partial.errors import LabelError, ProblemsError, VolumeError
 from nnunet_partial.labels.raw_dataset import environment_folder
+from nnunet_partial.labels.splits import write_preprocessed_splits
 from nnunet_partial.parallel import for_each_case
 from nnunet_partial.volumes import read_label_map, write_label_map
 
@@ -207,7 +207,7 @@ def _complete(
             target.replace(replaced)
         building.replace(target)
         shutil.rmtree(replaced, ignore_errors=True)
-        kept = write_preprocessed_splits(target.name, splits, overwrite)
+        kept = None if splits is None else write_preprocessed_splits(target.name, splits, overwrite)
     overlaps = Counter("+".join(o["structures"]) for record in records for o in record["overlaps"].values())
     return ConversionResult(
         target, plan, True, _image_counts(records), overlaps, _placements(records), _sides(records), kept

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from nnunet_partial import __version__
 from nnunet_partial.atomic import atomic_path, write_json
-from nnunet_partial.errors import LabelError, PartialError, ProblemsError, VolumeError
+from nnunet_partial.errors import LabelError, ProblemsError, VolumeError
 from nnunet_partial.labels.merge_file import load_merge_file
 from nnunet_partial.labels.merge_plan import MergeCase, MergePlan, plan_merge
 from nnunet_partial.labels.raw_dataset import environment_folder, find_dataset_folder
 from nnunet_partial.labels.sidecar import BLOCK, to_json
-from nnunet_partial.labels.splits import Split, splits_of_sources, stratified_splits
+from nnunet_partial.labels.splits import Split, splits_of_sources, stratified_splits, write_preprocessed_splits
 from nnunet_partial.normalisation import (
     Fingerprint,
     Histogram,
@@ -112,7 +112,7 @@ def merge_datasets(
     provision = _provision(plan, images)
     fingerprint = f"{plan.fingerprint(splits)}-{provision}"
     if _record(target).get("fingerprint") == fingerprint:
-        return MergeResult(target, plan, False, _write_preprocessed_splits(target.name, splits, overwrite))
+        return MergeResult(target, plan, False, write_preprocessed_splits(target.name, splits, overwrite))
     _check_target(target, dataset_id, raw, overwrite)
     _check_not_a_source(target, plan, merge_file.parent)
 
@@ -129,7 +129,7 @@ def merge_datasets(
     write_json(building / "dataset.json", _dataset_json(plan, building, provision))
     write_json(building / "splits_final.json", splits)
     _put_in_place(building, target)
-    return MergeResult(target, plan, True, _write_preprocessed_splits(target.name, splits, overwrite))
+    return MergeResult(target, plan, True, write_preprocessed_splits(target.name, splits, overwrite))
 
 
 def _splits(plan: MergePlan, folder: Path) -> list[Split]:
@@ -360,15 +360,3 @@ def _dataset_json(plan: MergePlan, folder: Path, images: _Provision) -> dict[str
         }
     content[BLOCK] = to_json(plan.labels)
     return content
-
-
-def _write_preprocessed_splits(name: str, splits: list[Split], overwrite: bool) -> Path | None:
-    """Puts the splits where nnU-Net looks for them; a different file of the user's is kept unless overwriting."""
-    try:
-        target = environment_folder("nnUNet_preprocessed") / name / "splits_final.json"
-    except PartialError:
-        return None
-    if target.exists() and not overwrite and json.loads(target.read_text(encoding="utf-8")) != splits:
-        return target
-    write_json(target, splits)
-    return None

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_partial.errors import LabelError
+from nnunet_partial.atomic import write_json
+from nnunet_partial.errors import LabelError, PartialError
 from nnunet_partial.labels.partial_labels import PartialLabels
+from nnunet_partial.labels.raw_dataset import environment_folder
 
-__all__ = ["Split", "read_splits", "splits_of_sources", "stratified_splits"]
+__all__ = ["Split", "read_splits", "splits_of_sources", "stratified_splits", "write_preprocessed_splits"]
 
 Split = dict[str, list[str]]
 """One fold: cases by 'train' and 'val'."""
@@ -122,3 +124,24 @@ def read_splits(folder: Path) -> list[Split]:
         raise LabelError(
             f"{file}: not nnU-Net's list of folds with 'train' and 'val' ({error!r}); make it again"
         ) from error
+
+
+def write_preprocessed_splits(name: str, splits: Sequence[Mapping[str, Sequence[str]]], overwrite: bool) -> Path | None:
+    """Puts the folds of a raw dataset where nnU-Net looks for them, if it is set up.
+
+    Args:
+        name: Folder name of the dataset.
+        splits: Its folds.
+        overwrite: Replace a different file of the user's.
+
+    Returns:
+        The user's file, where it differs and was kept.
+    """
+    try:
+        target = environment_folder("nnUNet_preprocessed") / name / "splits_final.json"
+    except PartialError:
+        return None
+    if target.exists() and not overwrite and json.loads(target.read_text(encoding="utf-8")) != splits:
+        return target
+    write_json(target, splits)
+    return None

@@ -25,7 +25,7 @@ from nnunet_partial.labels import PartialLabels
 if TYPE_CHECKING:
     from nnunet_partial.training.partial_trainer import PartialTrainer
 
-__all__ = ["plan_of_trainer", "prepared_case", "validate"]
+__all__ = ["plan_of_trainer", "validate"]
 
 _QUEUED_EXPORTS = 2
 
@@ -49,7 +49,7 @@ def plan_of_trainer(trainer: PartialTrainer) -> PredictionPlan:
     )
 
 
-def prepared_case(data: np.ndarray[Any, Any], properties: dict[str, Any], plan: PredictionPlan) -> Prepared:
+def _prepared(data: np.ndarray[Any, Any], properties: dict[str, Any], plan: PredictionPlan) -> Prepared:
     """A case that nnU-Net preprocessed.
 
     Args:
@@ -96,7 +96,7 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
             room.acquire()
             trainer.print_to_log_file(f"predicting {case}")
             data, _, _, properties = dataset.load_case(case)
-            prediction = predictor.of_prepared(prepared_case(data[:], properties, predictor.plan))
+            prediction = predictor.of_prepared(_prepared(data[:], properties, predictor.plan))
             future = pool.submit(
                 _write_and_score,
                 *(trainer, case, prediction, properties),

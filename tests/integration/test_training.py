@@ -117,6 +117,16 @@ def test_multitalent_trains_one_head_a_source_and_class(make_trainer: MakeTraine
     assert set(summary["per_source"]) <= {"lits", "organs", "sided", "kidneys"}
 
 
+def test_plans_that_validation_could_not_predict_are_refused_before_training(
+    make_trainer: MakeTrainer, nnunet: Path
+) -> None:
+    plans = json.loads((nnunet / "nnUNetPlans_small.json").read_text())
+    plans["configurations"]["3d_fullres"]["resampling_fn_probabilities"] = "my_resampling"
+    trainer = make_trainer(plans=plans)
+    with pytest.raises(PartialError, match="my_resampling"):
+        trainer.initialize()
+
+
 def test_validation_only_repeats_the_scores(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     trainer.run_training()

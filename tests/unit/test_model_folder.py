@@ -245,6 +245,15 @@ def test_plans_of_another_kind_are_refused() -> None:
         )
 
 
+def test_images_of_another_preprocessor_must_be_preprocessed_already() -> None:
+    plans = make_plans()
+    plans["configurations"]["3d_fullres"]["preprocessor_name"] = "MyPreprocessor"
+    options: dict[str, Any] = {"configuration": "3d_fullres", "trainer": "t", "mirror_axes": None}
+    with pytest.raises(PartialError, match="found MyPreprocessor"):
+        read_plan(plans, make_dataset_json(), **options)
+    assert read_plan(plans, make_dataset_json(), preprocessed=True, **options).configuration == "3d_fullres"
+
+
 def test_what_is_inherited_is_overruled() -> None:
     plans = {"configurations": {"a": {"x": 1, "y": 1}, "b": {"inherits_from": "a", "y": 2}}}
     assert find_configuration(plans, "b") == {"x": 1, "y": 2, "inherits_from": "a"}

@@ -153,11 +153,11 @@ def _refuse_extensions(
             f"{source}: configuration '{configuration}' is the second stage of a cascade, which also needs the "
             f"prediction of '{content['previous_stage']}'; use nnUNetv2_predict, or a configuration of one stage"
         )
-    for place, key, known in (
-        (content, "preprocessor_name", "DefaultPreprocessor"),
-        (plans, "label_manager", "LabelManager"),
-    ):
-        if place.get(key, known) != known and not (preprocessed and key == "preprocessor_name"):
+    needed = [(plans, "label_manager", "LabelManager")]
+    if not preprocessed:
+        needed.append((content, "preprocessor_name", "DefaultPreprocessor"))
+    for place, key, known in needed:
+        if place.get(key, known) != known:
             raise PartialError(f"{source}: expected '{key}' {known}, found {place[key]}; use nnUNetv2_predict")
 
 

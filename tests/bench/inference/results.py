@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_partial.atomic import write_json
-from nnunet_partial.errors import PartialError
+from tests.bench.finished import read_alike, read_finished
 
 __all__ = ["Key", "Results"]
 
@@ -57,17 +57,8 @@ class Results:
         Raises:
             PartialError: It was made with other settings, or its file cannot be read.
         """
-        path = self.path(key)
-        if not path.is_file():
-            return False
-        content = _read(path)
-        changed = sorted(n for n in {*content["settings"], *settings} if content["settings"].get(n) != settings.get(n))
-        if changed:
-            raise PartialError(
-                f"{path}: was made with other settings ({', '.join(changed)}); choose another output folder, or delete "
-                "this file"
-            )
-        return not content["problem"]
+        content = read_finished(self.path(key), _KEYS, settings)
+        return content is not None and not content["problem"]
 
     def save(
         self,
@@ -95,15 +86,8 @@ class Results:
         Raises:
             PartialError: A file cannot be read, or they were made with different settings.
         """
-        found: dict[Key, dict[str, Any]] = {}
-        first: Path | None = None
-        for path in sorted((self.folder / _FOLDER / part).glob("*.json")):
-            content = _read(path)
-            if first is not None and content["settings"] != _read(first)["settings"]:
-                raise PartialError(f"{path} and {first} were made with different settings; delete one of them")
-            first = first or path
-            found[Key(part, content["case"], content["who"], content["run"])] = content
-        return found
+        contents = read_alike(self.folder / _FOLDER / part, _KEYS)
+        return {Key(part, content["case"], content["who"], content["run"]): content for content in contents}
 
     def values(self, part: str) -> dict[Key, dict[str, Any]]:
         """What was measured, of those that did not fail.
@@ -124,13 +108,3 @@ class Results:
 
     def _notes_path(self, part: str) -> Path:
         return self.folder / "notes" / f"{part}.json"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PartialError(f"{path}: not valid JSON ({error}); delete it, and it is made again") from error
-    if not isinstance(content, dict) or not content.keys() >= _KEYS:
-        raise PartialError(f"{path}: expected an object with {sorted(_KEYS)}; delete it, and it is made again")
-    return content

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_partial.atomic import write_json
-from nnunet_partial.errors import PartialError
+from tests.bench.finished import read_alike, read_finished
 
 __all__ = ["Results", "RunKey"]
 
 _FOLDER = "runs"
+_KEYS = {"settings", "method", "sampling", "seed", "dice"}
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,7 @@ class Results:
         Raises:
             PartialError: It was done with other settings, or its file cannot be read.
         """
-        path = self.path(key)
-        if not path.is_file():
-            return False
-        found = _read(path)["settings"]
-        if found != settings:
-            changed = sorted(name for name in {*found, *settings} if found.get(name) != settings.get(name))
-            raise PartialError(
-                f"{path}: was made with other settings ({', '.join(changed)}); choose another output folder, or delete "
-                "this one"
-            )
-        return True
+        return read_finished(self.path(key), _KEYS, settings) is not None
 
     def save(self, key: RunKey, result: dict[str, Any]) -> None:
         """Writes a result."""
@@ -81,24 +71,7 @@ class Results:
         Raises:
             PartialError: A file cannot be read, or they were made with different settings.
         """
-        results: dict[RunKey, dict[str, Any]] = {}
-        first: Path | None = None
-        for path in sorted((self.folder / _FOLDER / collection).glob("*.json")):
-            content = _read(path)
-            key = RunKey(collection, content["method"], content["sampling"], content["seed"])
-            if first is not None and content["settings"] != _read(first)["settings"]:
-                raise PartialError(f"{path} and {first} were made with different settings; delete one of them")
-            first = first or path
-            results[key] = content
-        return results
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PartialError(f"{path}: not valid JSON ({error}); delete it, and it is made again") from error
-    expected = {"settings", "method", "sampling", "seed", "dice"}
-    if not isinstance(content, dict) or not expected <= content.keys():
-        raise PartialError(f"{path}: expected an object with {sorted(expected)}; delete it, and it is made again")
-    return content
+        return {
+            RunKey(collection, content["method"], content["sampling"], content["seed"]): content
+            for content in read_alike(self.folder / _FOLDER / collection, _KEYS)
+        }
