@@ -43,6 +43,7 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TOLERANCE_VOXELS = 0.01
 _COUNTED_BY_VALUE = 1 << 16
+_PIECE = 1 << 17  # voxels that stay in the cache as 64-bit numbers
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def read_description(path: Path) -> str:
 
 
 def value_counts(labels: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
-    """Counts the voxels of every label value; slice by slice, which needs no copy of the volume and no sorting.
+    """Counts the voxels of every label value; piece by piece, which needs no copy of the volume and no sorting.
 
     Args:
         labels: Integer array of any shape.
@@ -260,14 +261,22 @@ def value_counts(labels: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
     """
     if labels.size == 0:
         return {}
-    low, span = int(labels.min()), int(labels.max()) - int(labels.min()) + 1
+    flat = _in_memory_order(labels).reshape(-1)
+    low, span = int(flat.min()), int(flat.max()) - int(flat.min()) + 1
     if span > _COUNTED_BY_VALUE:
-        values, counts = np.unique(labels, return_counts=True)
+        values, counts = np.unique(flat, return_counts=True)
         return dict(zip(values.tolist(), counts.tolist(), strict=True))
     total = np.zeros(span, np.int64)
-    for part in np.moveaxis(labels, -1, 0):
-        total += np.bincount(np.ravel(part).astype(np.int64) - low, minlength=span)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE].astype(np.int64)
+        total += np.bincount(piece - low if low else piece, minlength=span)
     return {low + int(i): int(total[i]) for i in np.flatnonzero(total)}
+
+
+def _in_memory_order(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view whose axes are flipped and ordered such that voxels come as they lie in memory."""
+    forward = array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+    return forward.transpose(sorted(range(array.ndim), key=lambda axis: -forward.strides[axis]))
 
 
 def geometry_difference(image: Geometry, label: Geometry) -> str | None:

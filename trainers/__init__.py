@@ -4,6 +4,7 @@ from nnunet_partial.trainers.PartialLabelTrainer import PartialLabelTrainer
 from nnunet_partial.trainers.PartialLabelTrainerAmbiguity import PartialLabelTrainerAmbiguity
 from nnunet_partial.trainers.PartialLabelTrainerFineTune import PartialLabelTrainerFineTune
 from nnunet_partial.trainers.PartialLabelTrainerImplicit import PartialLabelTrainerImplicit
+from nnunet_partial.trainers.PartialLabelTrainerImplicitCalibrated import PartialLabelTrainerImplicitCalibrated
 from nnunet_partial.trainers.PartialLabelTrainerLeafDice import PartialLabelTrainerLeafDice
 from nnunet_partial.trainers.PartialLabelTrainerMarginal import PartialLabelTrainerMarginal
 from nnunet_partial.trainers.PartialLabelTrainerMultiTalent import PartialLabelTrainerMultiTalent
@@ -15,6 +16,7 @@ __all__ = [
     "PartialLabelTrainerAmbiguity",
     "PartialLabelTrainerFineTune",
     "PartialLabelTrainerImplicit",
+    "PartialLabelTrainerImplicitCalibrated",
     "PartialLabelTrainerLeafDice",
     "PartialLabelTrainerMarginal",
     "PartialLabelTrainerMultiTalent",

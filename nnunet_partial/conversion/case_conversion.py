@@ -17,14 +17,14 @@ from nnunet_partial.atomic import atomic_path, write_json
 from nnunet_partial.conversion.case import ImageSource
 from nnunet_partial.conversion.checks import Check
 from nnunet_partial.conversion.image_writing import resized_labels, resized_picture, write_image
-from nnunet_partial.conversion.label_reading import Codes, count_values, keep_names, read_codes
+from nnunet_partial.conversion.label_reading import Codes, keep_names, read_codes
 from nnunet_partial.conversion.placement import place, turned_to_ras
 from nnunet_partial.conversion.plan import IGNORE_CODE, Options, PlannedCase
 from nnunet_partial.conversion.reading import Volume, read_image
 from nnunet_partial.conversion.sides import split_sides
 from nnunet_partial.conversion.source_files import SourceRecord
 from nnunet_partial.errors import LabelError, PartialError, VolumeError
-from nnunet_partial.volumes import Geometry, geometry_difference, write_label_map
+from nnunet_partial.volumes import Geometry, geometry_difference, value_counts, write_label_map
 
 __all__ = ["CaseTask", "OutputError", "convert_case", "record_path", "staged_path", "writing"]
 
@@ -183,7 +183,7 @@ def _codes(task: CaseTask, image: Volume, sources: SourceRecord) -> tuple[Codes 
         codes.array, _ = turned_to_ras(codes.array, image.geometry)
     if task.options.size is not None:
         codes.array = resized_labels(codes.array, task.options.size)
-    codes.counts = count_values(codes.array)
+    codes.counts = value_counts(codes.array)
     _check_annotated(codes, planned)
     return codes, placement, sides
 

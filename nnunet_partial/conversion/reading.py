@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,13 @@ from nnunet_partial.conversion.case import Dicom, ImageSource
 from nnunet_partial.conversion.dicom import read_series
 from nnunet_partial.conversion.source_files import SourceRecord
 from nnunet_partial.errors import VolumeError
+from nnunet_partial.gzip_bytes import unpack
 from nnunet_partial.volumes import Geometry, read_volume
 
 __all__ = ["Volume", "read_grey", "read_image", "read_labels", "read_source"]
 
 _WHOLE = 1e-3
 """How far scaled label values may be from whole numbers."""
-_GZIP = b"\x1f\x8b"
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
@@ -185,7 +183,7 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _nifti(path: Path, content: bytes) -> Volume:
-    unpacked = _unpacked(path, content)
+    unpacked = unpack(path, content)
     sizes = (int.from_bytes(unpacked[:4], "little"), int.from_bytes(unpacked[:4], "big"))
     header_class = next((found for size, found in _HEADERS.items() if size in sizes), None)
     if header_class is None:
@@ -228,18 +226,6 @@ def _scaled(array: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDAr
     scaled *= np.float32(slope)
     scaled += np.float32(intercept)
     return scaled
-
-
-def _unpacked(path: Path, content: bytes) -> bytes:
-    """The content of a file, unpacked where it is packed; checks its checksum, which nibabel does not."""
-    if content[:2] != _GZIP:
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise VolumeError(
-            f"{path}: the compressed file is damaged or cut short ({error}); copy or download it again"
-        ) from error
 
 
 class _Bytes:

@@ -43,7 +43,9 @@ class CaseSums(NamedTuple):
         return 2 * self.overlap / (self.predicted + self.present).clamp_min(_SMALLEST_DENOMINATOR)
 
 
-def case_sums(logits: Tensor, states: KnownStates, positive_weights: Tensor | None = None) -> CaseSums:
+def case_sums(
+    logits: Tensor, states: KnownStates, positive_weights: Tensor | None = None, shift: Tensor | None = None
+) -> CaseSums:
     """Sums probability, presence and cross-entropy over the known voxels of each case and class.
 
     The sums and their gradient are computed in float32 (float64 for float64 logits) a few channels at a time, under
@@ -55,11 +57,12 @@ def case_sums(logits: Tensor, states: KnownStates, positive_weights: Tensor | No
         states: What is known of the voxels.
         positive_weights: (C,), factors of the cross-entropy where a class is present, as `pos_weight` of
             torch.nn.BCEWithLogitsLoss. Costs one more pass.
+        shift: (C,), added to the logits of each class; a constant, and no copy of the logits is made.
 
     Returns:
         The sums, each (B, C).
     """
-    rows: Tensor = _CaseSums.apply(logits, states, positive_weights is not None)
+    rows: Tensor = _CaseSums.apply(logits, states, positive_weights is not None, shift)
     cross_entropy = rows[4]
     if positive_weights is not None:
         cross_entropy = cross_entropy + positive_weights.to(rows) * rows[5]
@@ -99,14 +102,14 @@ class _CaseSums(torch.autograd.Function):
     """Sums and gradient in closed form, so that no elementwise intermediate outlives its block of channels."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, states: KnownStates, apart: bool) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, states: KnownStates, apart: bool, shift: Tensor | None) -> Tensor:
         """Rows of CaseSums, (5, B, C); `apart` splits the last into those of absent and present voxels, (6, B, C)."""
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         sums = torch.zeros(6 if apart else 5, *logits.shape[:2], dtype=dtype, device=logits.device)
         # autocast would take inner products in half precision, which ends at 65504 voxels
         with torch.autocast(logits.device.type, enabled=False):
             for case, channels in states.blocks(logits.device):
-                x = logits[case, channels].flatten(1).to(dtype)
+                x = _shifted(logits, case, channels, shift, dtype)
                 present = states.present(case, channels, dtype)
                 known = states.known(case, channels, dtype)
                 p = torch.sigmoid(x)
@@ -122,20 +125,20 @@ class _CaseSums(torch.autograd.Function):
                     block[5] = _softplus_sum(-x, larger, present)
                 else:
                     block[4] = _softplus_sum(x, _larger(p), known) - _dot(present, x)
-        ctx.states = states
+        ctx.states, ctx.shift = states, shift
         ctx.save_for_backward(logits)
         return sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_sums: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, by_sums: Tensor) -> tuple[Tensor, None, None, None]:
         (logits,) = ctx.saved_tensors
         dtype = by_sums.dtype
         gradient = torch.zeros_like(logits)
         for case, channels in ctx.states.blocks(logits.device):
             # 'present' and 'known' do not depend on the logits
             by_overlap, by_predicted, _, _, *by_entropy = by_sums[:, case, channels, None]
-            p = torch.sigmoid(logits[case, channels].flatten(1).to(dtype))
+            p = torch.sigmoid(_shifted(logits, case, channels, ctx.shift, dtype))
             present = ctx.states.present(case, channels, dtype)
             known = ctx.states.known(case, channels, dtype)
             total = torch.addcmul(p, p, p, value=-1)
@@ -148,7 +151,13 @@ class _CaseSums(torch.autograd.Function):
             if known is not None:
                 total.mul_(known)
             gradient[case, channels] = total.view_as(gradient[case, channels])
-        return gradient, None, None
+        return gradient, None, None, None
+
+
+def _shifted(logits: Tensor, case: int, channels: slice, shift: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Logits of a block, (k, voxels)."""
+    x = logits[case, channels].flatten(1).to(dtype)
+    return x if shift is None else x + shift[channels, None].to(x)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

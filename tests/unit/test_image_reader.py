@@ -133,7 +133,7 @@ def test_unicode_spaces_and_a_second_channel(reader: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("reader", NIFTI_READERS)
 def test_without_isal_the_same_is_read(reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnunet_partial.inference.reading.nifti_bytes.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("nnunet_partial.gzip_bytes.importlib.util.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "isal", None)
     assert_as_nnunet([save(tmp_path / "a.nii.gz")], reader)
 
@@ -244,7 +244,7 @@ def test_flipped_bit(reader: str, isal: bool, tmp_path: Path, monkeypatch: pytes
     if isal:
         pytest.importorskip("isal")
     else:
-        monkeypatch.setattr("nnunet_partial.inference.reading.nifti_bytes.importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr("nnunet_partial.gzip_bytes.importlib.util.find_spec", lambda name: None)
     path = save(tmp_path / "a.nii.gz", np.resize(VOXELS, (30, 30, 30)))
     content = bytearray(path.read_bytes())
     for position in (len(content) // 2, len(content) - 6):

@@ -76,6 +76,37 @@ def test_voxels_of_another_class_are_known_negatives() -> None:
     np.testing.assert_allclose(gradient[0, 0], [0.5 / 12] * 3 + [-1.5 / 12], atol=1e-15)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_calibrated_equals_loops_of_shifted_logits(seed: int) -> None:
+    logits, labels, table = random_batch(seed)
+    shifted = logits + torch.tensor(WEIGHTS, dtype=torch.float64).log().view(4, 1, 1, 1)
+    loss = ImplicitLabelLoss(torch.tensor(WEIGHTS, dtype=torch.float64), calibrated=True)
+    value, gradient = loss_and_gradient(loss, logits, labels, table)
+    expected, expected_gradient = by_loops(shifted, labels, table, WEIGHTS)
+    assert value == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_where_the_loss_is_least(calibrated: bool) -> None:
+    """One voxel in ten is positive: with its weight, at the logit of a tenth, or of one half where not calibrated."""
+    labels = torch.tensor([[[1, *[0] * 9]]])
+    table = torch.tensor([[[0], [1]]], dtype=torch.int8)
+    least = math.log(1 / 9) if calibrated else 0.0
+    logits = torch.full((1, 1, 10), least, dtype=torch.float64)
+    loss = ImplicitLabelLoss(torch.tensor([9.0], dtype=torch.float64), calibrated=calibrated)
+    _, gradient = loss_and_gradient(loss, logits, labels, table)
+    assert gradient.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_without_weights_calibrated_changes_nothing() -> None:
+    batch = random_batch(0)
+    expected = loss_and_gradient(ImplicitLabelLoss(), *batch)
+    value, gradient = loss_and_gradient(ImplicitLabelLoss(calibrated=True), *batch)
+    assert value == expected[0]
+    np.testing.assert_array_equal(gradient, expected[1])
+
+
 def test_a_class_with_no_known_voxel_adds_nothing_and_still_counts() -> None:
     logits, labels, table = random_batch(1, classes=2, unknown=0.0)
     alone, _ = loss_and_gradient(ImplicitLabelLoss(), logits[:, :1], labels, table[:, :, :1])
@@ -111,7 +142,7 @@ def test_every_class_needs_a_weight() -> None:
 
 
 def test_two_ranks_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
-    assert_two_ranks_equal_one(ImplicitLabelLoss(WEIGHTS), tmp_path)
+    assert_two_ranks_equal_one(ImplicitLabelLoss(WEIGHTS, calibrated=True), tmp_path)
 
 
 def test_weights_are_negatives_to_positives_with_implied_negatives() -> None:

@@ -70,7 +70,7 @@ def test_nifti_equals_nnunets_to_the_byte(
     reader: str, affine: str, ending: str, highest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if highest == 13:  # with and without the optional package
-        monkeypatch.setattr("nnunet_partial.inference.reading.nifti_bytes.importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr("nnunet_partial.gzip_bytes.importlib.util.find_spec", lambda name: None)
     path = nifti(tmp_path / "a_0000.nii.gz", affine=affine)
     image = read_image([path], reader)
     labels = labels_for(image, highest)

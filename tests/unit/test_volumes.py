@@ -185,6 +185,19 @@ def test_value_counts() -> None:
     assert value_counts(np.zeros((0, 3), int)) == {}
 
 
+def test_value_counts_in_any_memory_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnunet_partial.volumes._PIECE", 7)
+    labels = np.random.default_rng(0).integers(-2, 3, (6, 5, 4)).astype(np.int16)
+    values, counts = np.unique(labels, return_counts=True)
+    expected = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    for view in (labels, np.asfortranarray(labels), labels[::-1, :, ::-1], labels.transpose(1, 2, 0)[:, ::-1]):
+        assert value_counts(view) == expected
+    assert value_counts(labels[::2, 1:4]) == value_counts(labels[::2, 1:4].copy())
+    assert value_counts(np.broadcast_to(np.uint8(3), (4, 5))) == {3: 20}
+    assert value_counts(labels.ravel()) == expected
+    assert value_counts(np.array(5)) == {5: 1}
+
+
 @pytest.mark.parametrize(
     ("directions", "axes"),
     [

@@ -7,23 +7,19 @@ checksum of a compressed file.
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from nnunet_partial.errors import VolumeError
+from nnunet_partial.gzip_bytes import unpack
 
-__all__ = ["NiftiHeader", "compress", "is_nifti", "load_nifti", "peek_header"]
+__all__ = ["NiftiHeader", "is_nifti", "load_nifti", "peek_header"]
 
-_LEVEL = 1  # label maps shrink by a factor of some hundreds at any level
-_GZIP = 31
-"""zlib's code for the frame of a gzip file around the largest window."""
 _VERSION_1 = {
     "names": ["dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter"],
     "formats": ["(8,)i2", "i2", "i2", "(8,)f4", "f4", "f4", "f4"],
@@ -71,32 +67,6 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
-def compress(*parts: bytes | bytearray | memoryview) -> list[bytes]:
-    """Packs parts, one after the other, as one gzip file, quickly: by isal where it is installed.
-
-    Args:
-        parts: What the file is to hold.
-
-    Returns:
-        The packed file in pieces, in order.
-    """
-    if importlib.util.find_spec("isal") is None:
-        packer: Any = zlib.compressobj(_LEVEL, wbits=_GZIP)
-    else:
-        from isal import isal_zlib
-
-        packer = isal_zlib.compressobj(_LEVEL, wbits=_GZIP)
-    return [*(packer.compress(part) for part in parts), packer.flush()]
-
-
-def _decompress(packed: bytes) -> bytes:
-    if importlib.util.find_spec("isal") is None:
-        return gzip.decompress(packed)
-    from isal import igzip
-
-    return bytes(igzip.decompress(packed))  # type: ignore[no-untyped-call]
-
-
 def load_nifti(path: Path) -> tuple[bytes, NiftiHeader]:
     """Loads a NIfTI file and checks that it is whole.
 
@@ -110,14 +80,7 @@ def load_nifti(path: Path) -> tuple[bytes, NiftiHeader]:
         VolumeError: The file is damaged or cut short, is no NIfTI image, has an axis without voxels, or a voxel size
             that is 0 or no number.
     """
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = _decompress(content)
-        except Exception as error:  # isal and zlib have errors of their own
-            raise VolumeError(
-                f"{path}: the compressed file is damaged or cut short ({error}); copy or download it again"
-            ) from error
+    content = unpack(path, path.read_bytes())
     header = _parse(path, content)
     if any(n < 1 for n in header.shape) or not header.shape:
         raise VolumeError(f"{path}: expected voxels along every axis, found shape {header.shape} in the header")

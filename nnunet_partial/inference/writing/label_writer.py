@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nnunet_partial.atomic import atomic_path, write_json
 from nnunet_partial.errors import VolumeError
+from nnunet_partial.gzip_bytes import compress
 from nnunet_partial.inference.reading.geometry import (
     ImageGeometry,
     ItkGeometry,
@@ -23,7 +24,7 @@ from nnunet_partial.inference.reading.geometry import (
     itk_image,
 )
 from nnunet_partial.inference.reading.image_reader import Image
-from nnunet_partial.inference.reading.nifti_bytes import compress, is_nifti
+from nnunet_partial.inference.reading.nifti_bytes import is_nifti
 
 __all__ = [
     "class_masks",

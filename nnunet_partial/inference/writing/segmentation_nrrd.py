@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from nnunet_partial.atomic import atomic_path
 from nnunet_partial.errors import VolumeError
+from nnunet_partial.gzip_bytes import compress
 from nnunet_partial.inference.reading.geometry import lps_affine
 from nnunet_partial.inference.reading.image_reader import Image
-from nnunet_partial.inference.reading.nifti_bytes import compress
 from nnunet_partial.inference.writing.colours import Colour, class_colours
 from nnunet_partial.inference.writing.label_writer import original_grid
 

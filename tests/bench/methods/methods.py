@@ -17,6 +17,7 @@ from nnunet_partial.trainers import (
     PartialLabelTrainer,
     PartialLabelTrainerAmbiguity,
     PartialLabelTrainerImplicit,
+    PartialLabelTrainerImplicitCalibrated,
     PartialLabelTrainerLeafDice,
     PartialLabelTrainerMarginal,
     PartialLabelTrainerMultiTalent,
@@ -69,6 +70,7 @@ class Method:
 
 _DEFAULT = PartialLabelTrainer.recipe
 _IMPLICIT = PartialLabelTrainerImplicit.recipe
+_CALIBRATED = PartialLabelTrainerImplicitCalibrated.recipe
 _SELECTED = PartialLabelTrainerSelected.recipe
 _AMBIGUITY = PartialLabelTrainerAmbiguity.recipe
 # without entropy nothing is learned from an unlabelled case, so none is drawn
@@ -92,7 +94,11 @@ METHODS: dict[str, Method] = {
     ),
     "implicit": Method("implicit labels", _IMPLICIT),
     "implicit_masked": Method("implicit labels, masking only", replace(_IMPLICIT, implied_negatives=False)),
+    "implicit_calibrated": Method("implicit labels, calibrated", _CALIBRATED),
     "per_class": Method("one model a class", replace(_IMPLICIT, implied_negatives=False), networks="class"),
+    "per_class_calibrated": Method(
+        "one model a class, calibrated", replace(_CALIBRATED, implied_negatives=False), networks="class"
+    ),
     "marginal": Method("marginal and exclusion loss", PartialLabelTrainerMarginal.recipe),
     "leaf_dice": Method("leaf-Dice", PartialLabelTrainerLeafDice.recipe),
     "ambiguity": Method("ambiguity-aware losses", _AMBIGUITY),
