@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from nnunet_partial.errors import LabelError
@@ -74,11 +75,31 @@ class Protocol:
                 "meaning in the merge file; list them, or set 'unlisted: background' (none of the labels listed) or "
                 "'unlisted: unknown'"
             )
+        if self.entry.unlisted == "background" and "partial_labels" in self.dataset.json:
+            self._check_background(unlisted)
         for value in unlisted:
             if self.entry.unlisted == "unknown":
                 self.full[value], self.named[value] = self.space.everything, frozenset()
             else:
                 self.named[value] = None
+
+    def _check_background(self, unlisted: Mapping[int, str]) -> None:
+        """What the dataset itself says to share tissue with a listed label is not 'none of the labels listed'."""
+        own = self._own_labels
+        axes = [set(members) for members in own.space.axes.values()]
+        for annotation_set in own.sets.values():
+            # what could be anything on an axis says nothing there
+            told = {
+                value: frozenset[str]().union(*(atoms & axis for axis in axes if not axis <= atoms))
+                for value, atoms in annotation_set.possible.items()
+            }
+            for value, listed in product(unlisted, self.named):
+                if self.named[listed] and told.get(value, frozenset()) & told.get(listed, frozenset()):
+                    raise LabelError(
+                        f"source '{self.name}', unlisted: label '{unlisted[value]}' of {self.dataset.folder.name} is "
+                        f"no background, as it could be the tissue of '{self._source_values[listed]}', which is "
+                        "listed; list it, too"
+                    )
 
     @property
     def is_unlabelled(self) -> bool:

@@ -106,3 +106,17 @@ def test_what_is_wrong_with_own_sets(
         text = text.replace("spleen: spleen, ", "")
     with pytest.raises(LabelError, match=message):
         plan(text.replace(before, after), CLASSES)
+
+
+@pytest.mark.parametrize("annotated", ["", "  annotated: dataset\n"])
+def test_what_could_be_a_listed_organ_is_no_background(annotated: str, raw_dataset: Factory, plan: Plan) -> None:
+    """By the dataset's own table, a voxel of 'tumor' could be liver."""
+    converted(raw_dataset)
+    text = "\nflare:\n  dataset: 23\n  unlisted: background\n" + annotated
+    organs = "liver: [liver_tissue, liver_tumour], spleen: "
+    with pytest.raises(LabelError, match=r"source 'flare', unlisted: label 'tumor' .* 'liver', which is listed; list"):
+        plan(text + "  labels: {liver: liver, spleen: spleen}\n", organs)
+    assert plan(text + "  labels: {spleen: spleen}\n", "spleen: ").cases[0].lookup[3] == 0
+    unknown = plan(text.replace("background", "unknown") + "  labels: {liver: liver}\n", "liver: ")
+    assert unknown.value_names[unknown.cases[0].lookup[3]] == "unknown"
+    assert unknown.value_names[unknown.cases[0].lookup[2]] == "unknown"

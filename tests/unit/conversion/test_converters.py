@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing.dummy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -86,6 +88,19 @@ def test_voxels_lie_where_they_lay(
                 assert not label.exists()
     if options and ending == ".nii.gz":
         assert all(nib.aff2axcodes(nib.load(p).affine) == tuple("RAS") for p in (folder / "imagesTr").iterdir())
+
+
+def test_nnunet_finds_no_fault(
+    convert: Callable[..., ConversionResult], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nnunetv2.experiment_planning import verify_dataset_integrity as nnunet
+
+    # its own processes would each import nnU-Net again
+    monkeypatch.setattr(nnunet, "multiprocessing", SimpleNamespace(get_context=lambda kind: multiprocessing.dummy))
+    nnunet.verify_dataset_integrity(str(convert().folder), 1)
+    said = capsys.readouterr().out
+    assert "verify_dataset_integrity Done." in said
+    assert "Warning" not in said
 
 
 def test_dataset_is_verified_and_says_what_was_annotated(
