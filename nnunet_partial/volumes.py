@@ -23,6 +23,7 @@ __all__ = [
     "INTENSITY_ENDINGS",
     "Geometry",
     "channel_files",
+    "from_itk",
     "geometry_difference",
     "read_description",
     "read_geometry",
@@ -167,15 +168,18 @@ def read_volume(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
             geometry = _nifti_geometry(path, image)
             array = np.asanyarray(image.dataobj).reshape(geometry.shape)
             return array, geometry
-        itk_image = sitk.ReadImage(str(path))
-        array = sitk.GetArrayFromImage(itk_image)
-        geometry = _itk_geometry(itk_image)
-        spatial = tuple(range(len(geometry.shape)))
-        return array.transpose(*spatial[::-1], *range(len(spatial), array.ndim)), geometry
+        return from_itk(sitk.ReadImage(str(path)))
     except VolumeError:
         raise
     except Exception as error:
         raise _failed(path, error) from error
+
+
+def from_itk(image: Any) -> tuple[npt.NDArray[Any], Geometry]:
+    """Array and geometry, as `read_volume` returns them, of a SimpleITK image."""
+    array, geometry = sitk.GetArrayFromImage(image), _itk_geometry(image)
+    spatial = tuple(range(len(geometry.shape)))
+    return array.transpose(*spatial[::-1], *range(len(spatial), array.ndim)), geometry
 
 
 def read_label_map(path: Path) -> tuple[npt.NDArray[np.integer[Any]], Geometry]:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_partial.conversion.case import Dicom, ImageSource
-from nnunet_partial.conversion.dicom import read_series
 from nnunet_partial.conversion.source_files import SourceRecord
+from nnunet_partial.dicom import read_series
 from nnunet_partial.errors import VolumeError
 from nnunet_partial.gzip_bytes import unpack
-from nnunet_partial.volumes import Geometry, read_volume
+from nnunet_partial.volumes import Geometry, from_itk, read_volume
 
 __all__ = ["Volume", "read_grey", "read_image", "read_labels", "read_source"]
 
@@ -57,13 +57,7 @@ def read_image(source: ImageSource, record: SourceRecord, file_ending: str) -> V
             infinite.
     """
     if isinstance(source, Dicom):
-        array, geometry, files = read_series(source)
-        try:
-            for file in files:
-                record.add_file(file, group=str(source.folder))
-        except OSError as error:
-            raise VolumeError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
-        return Volume(array, geometry, source.folder)
+        return _read_dicom(source, record)
     volume = read_source(source, record)
     array, shape = volume.array, volume.geometry.shape
     dimensions = 3 if file_ending == ".nii.gz" else 2
@@ -77,6 +71,19 @@ def read_image(source: ImageSource, record: SourceRecord, file_ending: str) -> V
             raise VolumeError(f"{source}: {strange} voxels are NaN or infinite, expected numbers")
     usable = source.name.endswith(file_ending) and volume.usable
     return Volume(array, volume.geometry, source, usable)
+
+
+def _read_dicom(source: Dicom, record: SourceRecord) -> Volume:
+    image, files = read_series(source.folder, source.series)
+    array, geometry = from_itk(image)
+    if array.ndim != 3 or len(geometry.shape) != 3:
+        raise VolumeError(f"{source.folder}: expected a DICOM series of grey slices, found {array.shape}")
+    try:
+        for file in files:
+            record.add_file(file, group=str(source.folder))
+    except OSError as error:
+        raise VolumeError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+    return Volume(array, geometry, source.folder)
 
 
 def read_source(path: Path, record: SourceRecord, group: str = "") -> Volume:

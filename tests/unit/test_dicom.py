@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_partial.dicom import holds_dicom
 from nnunet_partial.errors import VolumeError
-from nnunet_partial.inference.reading.dicom import holds_dicom
 from nnunet_partial.inference.reading.geometry import lps_affine
 from nnunet_partial.inference.reading.image_reader import read_image
 from nnunet_partial.inference.writing.label_writer import output_ending, write_labels

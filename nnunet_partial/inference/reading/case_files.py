@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from nnunet_partial.dicom import holds_dicom
 from nnunet_partial.errors import ProblemsError, VolumeError
-from nnunet_partial.inference.reading.dicom import holds_dicom
 from nnunet_partial.inference.reading.nifti_bytes import is_nifti, peek_header
 
 __all__ = ["cases_of_folder", "natural_order"]

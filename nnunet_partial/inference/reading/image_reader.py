@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnunet_partial.dicom import read_series
 from nnunet_partial.errors import VolumeError
-from nnunet_partial.inference.reading.dicom import read_series
 from nnunet_partial.inference.reading.geometry import (
     ImageGeometry,
     ItkGeometry,
@@ -227,7 +227,7 @@ def _read_simpleitk_reoriented(path: Path) -> _Channels:
 def _load_itk(path: Path) -> Any:
     import SimpleITK as sitk
 
-    return read_series(path) if path.is_dir() else sitk.ReadImage(str(path))
+    return read_series(path)[0] if path.is_dir() else sitk.ReadImage(str(path))
 
 
 def _plain_nifti(path: Path) -> tuple[npt.NDArray[Any], ItkGeometry] | None:

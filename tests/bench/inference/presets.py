@@ -125,7 +125,7 @@ PRESETS: dict[str, Preset] = {
         },
         main="200",
         network=Network((2.42, 1.95, 1.95), (128, 128, 128), (16, 32, 64, 128, 256)),
-        training=Training(4, (208, 208, 208), (48, 48, 48), 2, 400, 3e-3),
+        training=Training(4, (208, 208, 208), (48, 48, 48), 2, 1500, 3e-3),
         accuracy=NetworkSize(
             patch_size=(40, 48, 48), features=(8, 16, 32, 64), epochs=10, iterations=60, learning_rate=5e-3
         ),

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from nnunet_partial.atomic import atomic_path, write_json
 from nnunet_partial.inference.model.weights_file import read_weights, write_weights
+from nnunet_partial.training.head_prior import set_head_prior
 from tests.bench.inference.machine import has_bf16
 from tests.bench.inference.plans import build_network, make_plans
 from tests.bench.inference.presets import Preset
@@ -30,6 +31,7 @@ _DECAY = 0.9
 _LARGEST_GRADIENT = 12.0
 _SMOOTHING = 1e-5
 _FEATURE_PATCHES = 8
+_HEAD_PRIOR = 0.01
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def train(folder: Path, preset: Preset, threads: int) -> Trained:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     network = build_network(make_plans(preset.network, statistics), len(CLASSES)).to(device)
+    set_head_prior(network, _HEAD_PRIOR)
     _fit(network, patients, preset, device)
     means = _feature_means(network.eval(), patients, preset, device)
     for path, tensors in ((weights_path, network.cpu().state_dict()), (features_path, {"means": means})):

@@ -1,4 +1,4 @@
-"""One DICOM series of a folder as one volume."""
+"""A DICOM series as one volume."""
 
 from __future__ import annotations
 
@@ -27,69 +27,79 @@ def holds_dicom(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """Without hidden ones, in which some systems keep notes beside each file."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        yield from (Path(parent, name) for name in sorted(names))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(_PREAMBLE_BYTES)
-        return file.read(4) == b"DICM" and path.name != "DICOMDIR"
+    try:
+        with path.open("rb") as file:
+            file.seek(_PREAMBLE_BYTES)
+            return file.read(4) == b"DICM" and path.name != "DICOMDIR"
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def read_series(folder: Path) -> Any:
-    """Reads the only series of a folder.
+def read_series(folder: Path, uid: str | None = None) -> tuple[Any, tuple[Path, ...]]:
+    """Reads a series of a folder.
 
     Args:
         folder: Folder; the series may lie in folders in it.
+        uid: Series instance UID, where the folder holds several.
 
     Returns:
-        The SimpleITK image, 3D, with rescale slope and intercept applied.
+        The SimpleITK image, 3D, with rescale slope and intercept applied, and its files in the order of the slices.
 
     Raises:
-        VolumeError: There is no series, or more than one; slices are unevenly spaced, doubled, turned against each
-            other or sheared (gantry tilt); or a file cannot be read.
+        VolumeError: There is no such series, or more than one; slices are unevenly spaced, doubled, turned against
+            each other or sheared (gantry tilt); or a file cannot be read.
     """
     import SimpleITK as sitk
 
-    files = _only_series(folder)
+    files = _only_series(folder, uid)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    reader.MetaDataDictionaryArrayUpdateOn()
     try:
-        if len(files) == 1:  # a multi-frame file, or a single slice
-            return sitk.ReadImage(files[0])
-        reader = sitk.ImageSeriesReader()
-        reader.SetFileNames(files)
-        reader.MetaDataDictionaryArrayUpdateOn()
-        image = reader.Execute()
+        # one file is a single slice, or has several frames
+        image = reader.Execute() if len(files) > 1 else sitk.ReadImage(files[0])
     except RuntimeError as error:
         raise VolumeError(
             f"{folder}: the DICOM series of {len(files)} files cannot be read ({str(error).splitlines()[-1].strip()})"
         ) from error
-    _check_slices(folder, reader, len(files))
-    return image
+    if len(files) > 1:
+        _check_slices(folder, reader, len(files))
+    return image, tuple(Path(file) for file in files)
 
 
-def _only_series(folder: Path) -> tuple[str, ...]:
+def _only_series(folder: Path, uid: str | None) -> tuple[str, ...]:
     import SimpleITK as sitk
 
     slices = [path for path in _files(folder) if _is_dicom(path)]
     series: dict[str, tuple[str, ...]] = {}
     for parent in sorted({path.parent for path in slices}):
-        for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(parent)):
-            series[uid] = _series_files(folder, uid)
+        for found in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(parent)):
+            series[found] = _series_files(folder, found)
+    if uid is not None:
+        series = {found: names for found, names in series.items() if found == uid}
     known = {Path(name) for names in series.values() for name in names}
-    damaged = [path for path in slices if path not in known]
+    damaged = [] if uid else [path for path in slices if path not in known]
     if damaged:
         raise VolumeError(
             f"{folder}: {len(damaged)} DICOM file(s) cannot be read, such as {damaged[0].name}; damaged or cut short? "
-            "Copy them again, or take them away"
+            "Copy or download them again, or take them away"
         )
     if not series:
-        raise VolumeError(f"{folder}: expected a folder with one DICOM series, found no DICOM image in it")
+        wanted = f"the DICOM series {uid}" if uid else "a folder with one DICOM series"
+        raise VolumeError(f"{folder}: expected {wanted}, found no DICOM image in it")
     if len(series) > 1:
-        found = "".join(f"\n  - {uid}: {len(names)} files{_description(names[0])}" for uid, names in series.items())
+        listed = "".join(
+            f"\n  - {found}: {len(names)} files{_description(names[0])}" for found, names in series.items()
+        )
         raise VolumeError(
-            f"{folder}: expected one DICOM series, found {len(series)}; put the wanted one in its own folder:{found}"
+            f"{folder}: expected one DICOM series, found {len(series)}; put the wanted one in its own folder:{listed}"
         )
     return next(iter(series.values()))
 
