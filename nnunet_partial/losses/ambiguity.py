@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nnunet_partial.losses.atom_sums import AtomSums, atom_sums
+from nnunet_partial.losses.ranks import mean_of_samples
 
 __all__ = ["AmbiguityAwareLoss", "merged_dice"]
 
@@ -30,7 +32,7 @@ class AmbiguityAwareLoss(nn.Module):
     The paper's 'examples without annotations', of which the entropy weighs more, are samples with nothing known of any
     voxel of the patch, whatever was annotated elsewhere in the case: only there do the other terms vanish.
 
-    As a mean over samples the loss needs no pooling over ranks. Both weights 0 are the paper's ablation without the
+    The mean is over the samples of all ranks. Both weights 0 are the paper's ablation without the
     entropy.
 
     Args:
@@ -41,15 +43,18 @@ class AmbiguityAwareLoss(nn.Module):
         smoothing: Of the Dice, above 0. The paper's 1 is the size of a small structure in a small patch: where such
             a structure is annotated and absent, every bit of its probability costs Dice, and the structure may never
             be learned. The paper's code leaves absent structures out; a small smoothing has the same effect.
+        group: Process group to pool over; None for the default group, where one is initialised.
     """
 
     def __init__(
         self,
         gamma: float = 2.0,
+        *,
         entropy_weight: float = 1.0,
         entropy_weight_unannotated: float = 3.0,
         slice_axis: int | None = None,
         smoothing: float = 1.0,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         if not smoothing > 0:
@@ -59,17 +64,27 @@ class AmbiguityAwareLoss(nn.Module):
         self.entropy_weight_unannotated = entropy_weight_unannotated
         self.slice_axis = slice_axis
         self.smoothing = smoothing
+        self.group = group
 
-    def forward(self, logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
+    def annotated_samples(self, labels: Tensor, possible: Tensor) -> Tensor:
+        """Whether anything is known of any voxel of a sample, bool (B,); arguments as for `forward`."""
+        tells = ~possible.all(-1).to(labels.device)
+        values = [labels[case, 0].clamp_min(0) for case in range(len(labels))]
+        known = [tells[case][value.long()] & (labels[case, 0] >= 0) for case, value in enumerate(values)]
+        return torch.stack([voxels.any() for voxels in known])
+
+    def forward(self, logits: Tensor, labels: Tensor, possible: Tensor, annotated: Tensor | None = None) -> Tensor:
         """Computes the loss.
 
         Args:
             logits: float (B, A, *S), one channel an atom, before the softmax.
             labels: integer (B, 1, *S), values of the merged label map; -1 (outside the image) could be everything.
             possible: bool (B, V, A), the atoms that a voxel of each value could be. Best on the CPU.
+            annotated: bool (B,), `annotated_samples` of the full resolution, where the labels are those of a lower
+                level of deep supervision, which may have lost thin slices; None to find it in the labels.
 
         Returns:
-            Scalar loss.
+            Scalar loss; the same on all ranks.
 
         Raises:
             ValueError: The shapes do not fit, or a label value has no possible atom.
@@ -77,11 +92,13 @@ class AmbiguityAwareLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             sums = atom_sums(logits, labels, possible, gamma=self.gamma, slice_axis=self.slice_axis)
             voxels = sums.counts.sum(-1)
-            annotated = sums.counts[..., 1:].sum(-1) > 0
-            regions = (sums.focal / voxels + merged_dice(sums, self.smoothing)) * annotated
-            weight = torch.where(annotated.any(1), self.entropy_weight, self.entropy_weight_unannotated)
-            samples = regions.sum(1) / annotated.sum(1).clamp_min(1) + weight * sums.entropy / voxels.sum(1)
-            return samples.mean()
+            telling = sums.counts[..., 1:].sum(-1) > 0
+            regions = (sums.focal / voxels + merged_dice(sums, self.smoothing)) * telling
+            if annotated is None:
+                annotated = telling.any(1)
+            weight = torch.where(annotated, self.entropy_weight, self.entropy_weight_unannotated)
+            samples = regions.sum(1) / telling.sum(1).clamp_min(1) + weight * sums.entropy / voxels.sum(1)
+            return mean_of_samples(samples, self.group)
 
 
 def merged_dice(sums: AtomSums, smoothing: float) -> Tensor:

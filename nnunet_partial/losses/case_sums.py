@@ -9,9 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nnunet_partial.losses.ranks import pooled
 from nnunet_partial.losses.states import KnownStates
 
-__all__ = ["CaseSums", "case_sums", "pooled"]
+__all__ = ["CaseSums", "case_sums"]
 
 _SMALLEST_DENOMINATOR = 1e-7
 _FACTORS = 64  # 0.5 ** 64 = 5e-20 is far above float32's smallest number
@@ -67,35 +68,6 @@ def case_sums(
     if positive_weights is not None:
         cross_entropy = cross_entropy + positive_weights.to(rows) * rows[5]
     return CaseSums(rows[0], rows[1], rows[2], rows[3], cross_entropy)
-
-
-def pooled(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Sum of a tensor over all ranks; the tensor itself where there are no ranks.
-
-    Backward, the gradient is multiplied by the number of ranks, by which DistributedDataParallel divides: a loss made
-    of pooled sums is the same on all ranks, and its averaged gradient is that of one rank with the whole batch.
-
-    Args:
-        tensor: The rank's part.
-        group: Process group to sum over; None for the default group, where one is initialised.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    total: Tensor = _Pooled.apply(tensor, group)
-    return total
-
-
-class _Pooled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.ranks = dist.get_world_size(group)
-        total = tensor.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.ranks, None
 
 
 class _CaseSums(torch.autograd.Function):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nnunet_partial.losses.atom_sums import AtomSums, atom_sums
+from nnunet_partial.losses.ranks import mean_of_samples
 
 __all__ = ["LeafDiceLoss"]
 
@@ -31,7 +33,7 @@ class LeafDiceLoss(nn.Module):
 
     An atom of which no voxel of a sample tells adds 0 in place of 1, which changes no gradient; so a sample in which
     nothing is known adds 0. The marginal cross-entropy is the mean over all voxels of -log of the sum of p over S. The
-    loss is the mean over the samples of the batch, so it needs no pooling over ranks.
+    loss is the mean over the samples of the batch, those of all ranks.
 
     Source: Fidon et al., 'Label-set loss functions for partial supervision: application to fetal brain 3D MRI
     parcellation', MICCAI 2021, doi 10.1007/978-3-030-87196-3_60. Our choices: the exponent of the denominator is 1, as
@@ -41,14 +43,21 @@ class LeafDiceLoss(nn.Module):
     Args:
         cross_entropy: Whether to add the marginal cross-entropy.
         kind: Which Dice.
+        group: Process group to pool over; None for the default group, where one is initialised.
     """
 
-    def __init__(self, cross_entropy: bool = True, kind: Literal["leaf", "marginal"] = "leaf") -> None:
+    def __init__(
+        self,
+        cross_entropy: bool = True,
+        kind: Literal["leaf", "marginal"] = "leaf",
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         super().__init__()
         if kind not in _TARGETS:
             raise ValueError(f"kind: expected one of {sorted(_TARGETS)}, got {kind!r}")
         self.cross_entropy = cross_entropy
         self.kind = kind
+        self.group = group
 
     def forward(self, logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
         """Computes the loss.
@@ -59,7 +68,7 @@ class LeafDiceLoss(nn.Module):
             possible: bool (B, V, A), the atoms that a voxel of each value could be. Best on the CPU.
 
         Returns:
-            Scalar loss.
+            Scalar loss; the same on all ranks.
 
         Raises:
             ValueError: The shapes do not fit, or a label value has no possible atom.
@@ -69,7 +78,7 @@ class LeafDiceLoss(nn.Module):
             samples = _dice(sums, self.kind)
             if self.cross_entropy:
                 samples = samples + sums.focal[:, 0] / sums.counts[:, 0].sum(-1)
-            return samples.mean()
+            return mean_of_samples(samples, self.group)
 
 
 def _leaf(sets: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:

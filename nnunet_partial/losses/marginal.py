@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nnunet_partial.losses.ambiguity import merged_dice
 from nnunet_partial.losses.atom_sums import AtomSums, atom_sums
+from nnunet_partial.losses.ranks import mean_of_samples
 
 __all__ = ["MarginalExclusionLoss"]
 
@@ -33,8 +35,8 @@ class MarginalExclusionLoss(nn.Module):
             + \frac{1}{N} \sum_i e_{ia} \log(p_{ia} + 1)
 
     of which the mean is taken over the atoms that are excluded at some voxel. The 1 in the logarithm bounds it below
-    by 0. The loss of a sample is L_m + w L_e, and that of a batch the mean over its samples, so it needs no pooling
-    over ranks. A sample in which nothing is known adds 0.
+    by 0. The loss of a sample is L_m + w L_e, and that of a batch the mean over its samples, those of all ranks.
+    A sample in which nothing is known adds 0.
 
     Source: Shi et al., 'Marginal loss and exclusion loss for partially supervised multi-organ segmentation', Medical
     Image Analysis 70, 2021, 101979. Our choices: the groups of the Dice, those of `merged_dice`, and its smoothing,
@@ -44,11 +46,13 @@ class MarginalExclusionLoss(nn.Module):
 
     Args:
         exclusion_weight: Weight w of the exclusion part; 0 for the marginal loss alone.
+        group: Process group to pool over; None for the default group, where one is initialised.
     """
 
-    def __init__(self, exclusion_weight: float = 1.0) -> None:
+    def __init__(self, exclusion_weight: float = 1.0, group: dist.ProcessGroup | None = None) -> None:
         super().__init__()
         self.exclusion_weight = exclusion_weight
+        self.group = group
 
     def forward(self, logits: Tensor, labels: Tensor, possible: Tensor) -> Tensor:
         """Computes the loss.
@@ -59,7 +63,7 @@ class MarginalExclusionLoss(nn.Module):
             possible: bool (B, V, A), the atoms that a voxel of each value could be. Best on the CPU.
 
         Returns:
-            Scalar loss.
+            Scalar loss; the same on all ranks.
 
         Raises:
             ValueError: The shapes do not fit, or a label value has no possible atom.
@@ -71,7 +75,7 @@ class MarginalExclusionLoss(nn.Module):
             samples = (sums.focal / voxels + merged_dice(sums, _SMOOTHING))[:, 0]
             if exclusion:
                 samples = samples + self.exclusion_weight * _exclusion(sums)
-            return samples.mean()
+            return mean_of_samples(samples, self.group)
 
 
 def _exclusion(sums: AtomSums) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nnunet_partial.losses.case_sums import case_sums, pooled
+from nnunet_partial.losses.case_sums import case_sums
+from nnunet_partial.losses.ranks import pooled
 from nnunet_partial.losses.states import KnownStates, check_inputs
 
 __all__ = ["SelectedPartialLoss"]

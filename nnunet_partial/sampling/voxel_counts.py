@@ -33,7 +33,7 @@ __all__ = [
     "vanished",
 ]
 
-_FORMAT = 1
+_FORMAT = 2  # 1 did not count voxels outside the image
 _PREPROCESSED_ENDINGS = ("_seg.b2nd", ".npz")
 _SAVE_EVERY_SECONDS = 30.0
 _NAMED = 3
@@ -45,7 +45,8 @@ class VoxelCounts:
 
     Attributes:
         values: Number of label values V.
-        of: Case identifier to int64 (V,), the voxels of each value; -1 (outside the image) is not counted.
+        of: Case identifier to int64 (V,), the voxels of each value. In preprocessed label maps -1 (outside the nonzero
+            mask) counts as 0, which nnU-Net makes of it before the loss.
     """
 
     values: int
@@ -251,11 +252,12 @@ def _preprocessed_file(folder: Path, case: str) -> Path:
 
 
 def _count(labels: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
-    """Voxels of every value from 0 on; unlike NumPy's, torch's counting lets other threads work meanwhile."""
-    values = int(labels.max(initial=-1)) + 1
+    """Voxels of every value, -1 taken for 0; unlike NumPy's, torch's counting lets other threads work meanwhile."""
+    values = int(labels.max(initial=0)) + 1
     total = torch.zeros(values + 1, dtype=torch.int64)
     for part in labels:
         total += torch.bincount(torch.from_numpy(part.astype(np.int32).ravel() + 1), minlength=values + 1)
+    total[1] += total[0]
     return {value: n for value, n in enumerate(total[1:].tolist()) if n}
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
@@ -28,8 +29,9 @@ from nnunet_partial.training.head_prior import set_head_prior
 from nnunet_partial.training.heads import known_states
 from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
 from nnunet_partial.training.patch_sources import PatchSources
-from nnunet_partial.training.recipe import SLICES, Recipe
+from nnunet_partial.training.recipe import Recipe
 from nnunet_partial.training.schedule import EpochLearningRate
+from nnunet_partial.training.slice_axes import RotationInSlices, axis_across
 from nnunet_partial.training.table_loss import TableLoss, deep_supervision_weights
 from nnunet_partial.training.transfer import load_pretrained
 
@@ -170,16 +172,30 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.print_to_log_file(f"Positive weights: {', '.join(f'{name} {weight:.4g}' for name, weight in pairs)}")
             options["positive_weights"] = weights.tolist()
         if self.method.slices:
-            across = preprocessed_axes(
-                [SLICES[self.method.slices]],
-                self.plans_manager.transpose_forward,
-                len(self.configuration_manager.patch_size),
-            )
-            options["slice_axis"] = across[0] if across else None  # a 2D patch is one slice already
+            options["slice_axis"] = self._slice_axis()
+        if self.method.optional:
+            options["optional"] = self._channels_of(self.method.optional)
         return options
 
+    def _channels_of(self, listed: str) -> list[int]:
+        names = [name.strip() for name in listed.split(",")]
+        unknown = sorted(set(names) - set(self.channel_names))
+        if unknown:
+            raise PartialError(f"nnUNet_partial_optional: {unknown} are no classes; classes are {self.channel_names}")
+        return [self.channel_names.index(name) for name in names]
+
+    def _slice_axis(self) -> int | None:
+        """The axis of a patch across the slices of the recipe; None without, and for a 2D patch, which is one slice."""
+        dimensions = len(self.configuration_manager.patch_size)
+        if not self.method.slices or dimensions == 2:
+            return None
+        folder = Path(self.preprocessed_dataset_folder)
+        cases, _ = self.do_split()
+        raw = axis_across(self.method.slices, ((case, load_pickle(str(folder / f"{case}.pkl"))) for case in cases))
+        return preprocessed_axes([raw], self.plans_manager.transpose_forward, dimensions)[0]
+
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
-        """As nnU-Net, but the left-right axis is not mirrored where classes have sides."""
+        """As nnU-Net, but sides are not mirrored, and slices with labels of their own are not tilted."""
         rotation, dummy_2d, initial_patch_size, axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
@@ -197,6 +213,12 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         else:
             self.print_to_log_file(f"Mirroring: axes {axes}; no class has a side")
         self.inference_allowed_mirroring_axes = axes
+        across = self._slice_axis()
+        if across is not None:
+            # nnU-Net's 2D augmentation of anisotropic patches turns them about the first axis
+            limits = (0.0, 0.0) if dummy_2d and across else rotation
+            rotation = limits if dummy_2d else RotationInSlices(across, rotation)
+            self.print_to_log_file(f"Rotation: about axis {across} only, across the {self.method.slices} slices")
         return rotation, dummy_2d, initial_patch_size, axes
 
     def do_split(self) -> tuple[list[str], list[str]]:

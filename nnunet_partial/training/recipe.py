@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from inspect import signature
 
 from torch import nn
 
@@ -13,8 +14,9 @@ from nnunet_partial.sampling import UNIFORM, CaseSampling, HierarchicalSampling,
 from nnunet_partial.training.heads import SIGMOID, Heads
 from nnunet_partial.training.schedule import Schedule
 from nnunet_partial.training.settings import read_setting, refuse_unknown_settings
+from nnunet_partial.training.slice_axes import SLICES
 
-__all__ = ["SAMPLINGS", "SETTINGS", "SLICES", "Recipe", "unchanged"]
+__all__ = ["SAMPLINGS", "SETTINGS", "Recipe", "unchanged"]
 
 SAMPLINGS: dict[str, Sampling] = {
     "multitalent": CaseSampling(power=0.5),
@@ -25,9 +27,6 @@ SAMPLINGS: dict[str, Sampling] = {
     "mdc": HierarchicalSampling(levels=("modality", "source", "class")),
 }
 """What `nnUNet_partial_sampling` can name."""
-
-SLICES = {"axial": 0, "coronal": 1, "sagittal": 2}
-"""Orientation of slices to the array axis across them, of raw images in nnU-Net's (z, y, x) order."""
 
 
 def unchanged(labels: PartialLabels) -> PartialLabels:
@@ -41,7 +40,7 @@ class Recipe:
 
     Attributes:
         loss: Makes the loss, called as `loss(logits, labels, table)`. Gets the keyword `positive_weights` where
-            `positive_weights` is set, and `slice_axis` where `slices` is.
+            `positive_weights` is set, `slice_axis` where `slices` is, and `optional` where `optional` is.
         heads: What the channels mean: one sigmoid a class or one softmax over the atoms.
         label_space: Turns the declared label space into the one that is trained.
         sampling: How patches are drawn.
@@ -50,12 +49,14 @@ class Recipe:
         positive_weights: The loss weighs positive voxels by the ratio of negative to positive voxels of the
             training cases.
         slices: 'axial', 'coronal' or 'sagittal' where the loss is computed slice by slice; '' for whole patches.
+        optional: Comma-separated classes that only some cases annotate (S of Zhu et al. 2023, equation 2); all others
+            count as annotated everywhere. '' for all.
         head_prior: Probability that untrained sigmoid heads give every class, in (0, 1); None leaves the network's own
             initialisation, which gives about one half. Most classes fill far less than a hundredth of a patch, and
             a small prior spares the first iterations the collapse of all heads to zero (Lin et al., ICCV 2017,
             section 3.3).
-        pretrained: Checkpoint whose weights the network starts from; heads are taken over where the names of their
-            classes agree.
+        pretrained: Checkpoint whose weights the network starts from; heads are taken over by class; see
+            `load_pretrained`.
         needs_pretrained: Training without `pretrained` makes no sense.
         classes: Comma-separated classes to train; '' for all.
         schedule: Length and pace.
@@ -68,6 +69,7 @@ class Recipe:
     implied_negatives: bool = True
     positive_weights: bool = False
     slices: str = ""
+    optional: str = ""
     head_prior: float | None = None
     pretrained: str = ""
     needs_pretrained: bool = False
@@ -80,11 +82,18 @@ class Recipe:
                 "positive_weights, head_prior and implied_negatives = 0 belong to sigmoid heads; this trainer has a "
                 "softmax"
             )
-        if self.heads is SIGMOID and self.slices:
-            raise PartialError(
-                "slices: only a loss with softmax heads is computed slice by slice, e.g. that of "
-                "PartialLabelTrainerAmbiguity; sigmoid losses leave out slices that nobody annotated in any case"
-            )
+        self._refuse_what_the_loss_does_not_take()
+
+    def _refuse_what_the_loss_does_not_take(self) -> None:
+        known = signature(self.loss).parameters
+        reasons = {
+            "slices": "sigmoid losses leave out slices that nobody annotated in any case; of the others, that of "
+            "PartialLabelTrainerAmbiguity can be computed slice by slice",
+            "optional": "only the loss of PartialLabelTrainerSelected takes classes for annotated everywhere",
+        }
+        for name, keyword in (("slices", "slice_axis"), ("optional", "optional")):
+            if getattr(self, name) and keyword not in known:
+                raise PartialError(f"{name}: the loss of this trainer knows nothing of it; {reasons[name]}")
 
     def from_environment(self) -> Recipe:
         """This recipe with what environment variables `nnUNet_partial_NAME` set.
@@ -105,6 +114,7 @@ class Recipe:
             sampling=replace(sampling, unlabelled_share=share),
             implied_negatives=read_setting("implied_negatives", self.implied_negatives),
             slices=read_setting("slices", self.slices, choices=tuple(SLICES)),
+            optional=read_setting("optional", self.optional),
             pretrained=read_setting("pretrained", self.pretrained),
             classes=read_setting("classes", self.classes),
             schedule=self.schedule.from_environment(),
@@ -127,6 +137,7 @@ SETTINGS = (
     "unlabelled_share",
     "implied_negatives",
     "slices",
+    "optional",
     "pretrained",
     "classes",
     *(entry.name for entry in fields(Schedule)),

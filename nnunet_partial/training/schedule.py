@@ -41,8 +41,8 @@ class Schedule:
         decay: How it falls in the main phase of N epochs: 'poly', lr (1 - e/N)^0.9, nnU-Net's; 'step', by a tenth
             every 10 epochs (Jenke et al. 2024, section 3.2); or 'constant'.
         weight_decay: Of the optimizer.
-        head_epochs: Epochs at the start in which the optimizer holds only the heads (AdamW with amsgrad, learning
-            rate rising linearly).
+        head_epochs: Epochs at the start in which only the heads are trained (AdamW with amsgrad, learning rate rising
+            linearly).
         head_learning_rate: Learning rate that the heads reach there.
         warmup_epochs: Epochs of linear warm-up of the whole network after that.
         save_every: Epochs between checkpoints.
@@ -95,10 +95,13 @@ class Schedule:
             phase: The phase.
             network: The whole network.
             heads: Its segmentation heads, which alone are trained in the phase 'heads'.
+
+        Returns:
+            An optimizer of all parameters of the network. In the phase 'heads' it has two groups, the heads and the
+            body, and its steps leave the body as it is.
         """
         if phase == "heads":
-            parameters = [p for head in heads for p in head.parameters()]
-            return torch.optim.AdamW(parameters, self.head_learning_rate, weight_decay=self.weight_decay, amsgrad=True)
+            return _adamw_of_heads(network, heads, self.head_learning_rate, self.weight_decay)
         if self.optimizer == "adamw":
             return torch.optim.AdamW(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         return torch.optim.SGD(
@@ -123,6 +126,34 @@ class Schedule:
                 entry.name, default, choices=_CHOICES.get(entry.name, ()), smallest=smallest
             )
         return replace(self, **changes)
+
+
+def _adamw_of_heads(
+    network: nn.Module, heads: Iterable[nn.Module], learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW with amsgrad that holds heads and body, and changes the heads.
+
+    nnU-Net's training step clears the gradients of the optimizer's parameters, divides them by the scale of mixed
+    precision (65536 at first) and looks for overflows in them; then it clips the gradients of the whole network by
+    their common norm. Were the body not in the optimizer, its gradients would pile up from step to step, all of them
+    scaled, and rule that norm; an overflow among them would make the heads NaN.
+    """
+    trained = [p for head in heads for p in head.parameters()]
+    ids = {id(p) for p in trained}
+    body = [p for p in network.parameters() if id(p) not in ids]
+    optimizer = torch.optim.AdamW(
+        [{"params": trained}, {"params": body}], learning_rate, weight_decay=weight_decay, amsgrad=True
+    )
+
+    # AdamW passes over parameters without a gradient: no change, no weight decay, no state. To switch requires_grad off
+    # would spare the backward pass, but DistributedDataParallel settles once which parameters it synchronises, and the
+    # later phases train the body.
+    def forget_body(*_: object) -> None:
+        for parameter in body:
+            parameter.grad = None
+
+    optimizer.register_step_pre_hook(forget_body)
+    return optimizer
 
 
 class EpochLearningRate:

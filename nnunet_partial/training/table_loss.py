@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ class TableLoss(nn.Module):
     """A loss that knows the table rows of the current batch, with deep supervision where weights are given.
 
     Args:
-        loss: Called as `loss(logits, labels, table)`.
+        loss: Called as `loss(logits, labels, table)`; with `annotated_samples(labels, table)` of the full resolution as
+            fourth argument where the loss has that method and there are several levels.
         weights: Weight of each output; None for a network with a single output.
     """
 
@@ -40,6 +41,8 @@ class TableLoss(nn.Module):
         self.weights = weights
         self.loss = loss if weights is None else DeepSupervisionWrapper(loss, tuple(weights))
         self.table: Tensor | None = None
+        # what a loss finds out at the full resolution holds at all levels
+        self._annotated_samples: Callable[[Tensor, Tensor], Tensor] | None = getattr(loss, "annotated_samples", None)
 
     def forward(self, output: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor]) -> Tensor:
         """Computes the loss of the batch whose rows were set as `table`.
@@ -52,4 +55,7 @@ class TableLoss(nn.Module):
             raise RuntimeError("set TableLoss.table to the rows of the batch before calling the loss")
         if self.weights is None:
             return torch.as_tensor(self.loss(output, target, self.table))
-        return torch.as_tensor(self.loss(output, target, [self.table] * len(self.weights)))
+        tables = [[self.table] * len(self.weights)]
+        if self._annotated_samples is not None:
+            tables.append([self._annotated_samples(target[0], self.table)] * len(self.weights))
+        return torch.as_tensor(self.loss(output, target, *tables))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,23 @@ class Transfer:
 
     Attributes:
         checkpoint: The file.
-        heads: Channels of the network whose heads were copied.
+        origins: Channel of the network to the channels of the pretrained one whose mean its head is.
         fresh: Channels whose heads start untrained.
     """
 
     checkpoint: str
-    heads: tuple[str, ...]
+    origins: Mapping[str, tuple[str, ...]]
     fresh: tuple[str, ...]
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Channels of the network whose heads were taken over."""
+        return tuple(self.origins)
+
     def __str__(self) -> str:
-        copied, fresh = ", ".join(self.heads) or "none", ", ".join(self.fresh) or "none"
-        return f"Pretrained weights of {self.checkpoint}; heads taken over: {copied}; untrained heads: {fresh}"
+        taken = ", ".join(_described(name, found) for name, found in self.origins.items()) or "none"
+        fresh = ", ".join(self.fresh) or "none"
+        return f"Pretrained weights of {self.checkpoint}; heads taken over: {taken}; untrained heads: {fresh}"
 
 
 def load_pretrained(network: nn.Module, checkpoint: str, dataset_json: dict[str, Any]) -> Transfer:
@@ -42,13 +49,18 @@ def load_pretrained(network: nn.Module, checkpoint: str, dataset_json: dict[str,
     head of a channel is copied where the pretrained network has a channel of the same name and the same kind
     (sigmoid or softmax), so that a class that both know need not be learned again.
 
+    A class that a source keeps apart is called `SOURCE.CLASS`, as all are in MultiTalent's label space. Where no
+    sigmoid channel has the same name, `btcv.liver` starts from `liver`. Where there is no such channel either, `liver`
+    and `btcv.liver` start from the livers that sources keep apart: from the mean of their weights and biases, which
+    gives the mean of their logits.
+
     Args:
         network: The network; may be wrapped by torch.compile or DistributedDataParallel.
         checkpoint: A checkpoint of nnU-Net or of one of our trainers. It is unpickled: load only what you trust.
         dataset_json: The trainer's dataset.json, whose labels are the channels.
 
     Returns:
-        What was copied.
+        What was taken over, and from which channels.
 
     Raises:
         PartialError: The file is missing or no checkpoint, or the networks differ.
@@ -67,19 +79,20 @@ def load_pretrained(network: nn.Module, checkpoint: str, dataset_json: dict[str,
             f"missing or of another shape, e.g. {differing[0]}; preprocess and train with the plans it was trained "
             "with (nnUNetv2_move_plans_between_datasets)"
         )
-    sigmoid, names = channel_names(dataset_json)
-    source_sigmoid, source_names = channel_names(source["init_args"]["dataset_json"])
-    shared = [n for n in names if n in source_names] if sigmoid == source_sigmoid else []
+    names = channel_names(dataset_json)[1]
+    known = source["init_args"]["dataset_json"]
+    known_names = channel_names(known)[1]
+    origins = _origins(dataset_json, known)
     if any(key not in weights or weights[key].shape[1:] != own[key].shape[1:] for key in head_keys):
-        shared = []
-    rows = [names.index(n) for n in shared]
-    source_rows = [source_names.index(n) for n in shared]
+        origins = {}
     with torch.no_grad():
         for key, value in body.items():
             value.copy_(weights[key])
-        for key in head_keys if shared else []:
-            own[key].detach()[rows] = weights[key][source_rows].to(own[key])
-    return Transfer(checkpoint, tuple(shared), tuple(n for n in names if n not in shared))
+        for key in head_keys:
+            for name, found in origins.items():
+                rows = weights[key][[known_names.index(n) for n in found]]
+                own[key].detach()[names.index(name)] = rows.to(own[key]).mean(0)
+    return Transfer(checkpoint, origins, tuple(n for n in names if n not in origins))
 
 
 def channel_names(dataset_json: dict[str, Any]) -> tuple[bool, list[str]]:
@@ -94,6 +107,40 @@ def channel_names(dataset_json: dict[str, Any]) -> tuple[bool, list[str]]:
         return True, list(partial_labels_of(dataset_json).class_names)
     named = [n for n in labels if n != "ignore" and not (sigmoid and n == "background")]
     return sigmoid, named if sigmoid else sorted(named, key=lambda n: int(labels[n]))
+
+
+def _origins(dataset_json: dict[str, Any], known: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Channel of a network to the channels of a pretrained one that stand for the same class; others are left out."""
+    if channel_names(dataset_json)[0] != channel_names(known)[0]:
+        return {}
+    known_classes = _classes(known)
+    origins = {}
+    for name, class_name in _classes(dataset_json).items():
+        same = [n for n in (name, class_name) if n in known_classes][:1]
+        found = same or [n for n, known_class in known_classes.items() if known_class == class_name]
+        if found:
+            origins[name] = tuple(found)
+    return origins
+
+
+def _classes(dataset_json: dict[str, Any]) -> dict[str, str]:
+    """Channel name to the name of its class without the source that keeps it apart, in channel order.
+
+    The axis tells whether there is such a source: `vertebra.L1` on the common axis is only a name. Softmax channels
+    are atoms of a single axis, on which nothing is kept apart.
+    """
+    sigmoid, names = channel_names(dataset_json)
+    if not (sigmoid and has_partial_labels(dataset_json)):
+        return {n: n for n in names}
+    labels = partial_labels_of(dataset_json)
+    axes = labels.space.class_axis
+    return {n: n.removeprefix(f"{axes[n]}.") if axes[n] in labels.sources else n for n in names}
+
+
+def _described(name: str, found: tuple[str, ...]) -> str:
+    if found == (name,):
+        return name
+    return f"{name} from {found[0]}" if len(found) == 1 else f"{name} from the mean of {' and '.join(found)}"
 
 
 def _read(checkpoint: str) -> dict[str, Any]:

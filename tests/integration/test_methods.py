@@ -71,7 +71,8 @@ def test_positive_weights_are_those_of_the_training_cases(make_trainer: MakeTrai
     values = labels.states.shape[1]
     cases = list(training.identifiers)
     maps = [np.asarray(training.load_case(case)[1][:]) for case in cases]
-    counts = np.array([np.bincount(m[m >= 0].ravel(), minlength=values) for m in maps])
+    # nnU-Net makes 0 of what lies outside the nonzero mask before the loss
+    counts = np.array([np.bincount(np.maximum(m, 0).ravel(), minlength=values) for m in maps])
     expected = positive_weights_of(counts, labels.states[[labels.row_of(case) for case in cases]])
     found = trainer.loss.loss.loss.positive_weights
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
@@ -96,6 +97,18 @@ def test_slicewise_loss(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPat
     trainer.run_training()
     assert trainer.loss.loss.loss.slice_axis == {"axial": 0, "sagittal": 2}[slices]
     assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
+
+
+def test_classes_that_all_cases_annotate(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_partial_optional", "spleen, liver")
+    trainer = make_trainer("PartialLabelTrainerSelected")
+    trainer.run_training()
+    names = list(trainer.channel_names)
+    assert trainer.loss.loss.loss.optional == (names.index("spleen"), names.index("liver"))
+    assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
+    monkeypatch.setenv("nnUNet_partial_optional", "splen")
+    with pytest.raises(PartialError, match="'splen'.* are no classes"):
+        make_trainer("PartialLabelTrainerSelected").initialize()
 
 
 def test_one_class_of_many(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:

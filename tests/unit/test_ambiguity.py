@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnunet_partial.losses.ambiguity import AmbiguityAwareLoss
+from nnunet_partial.training.table_loss import TableLoss
 from tests.unit.atom_tables import (
     SHAPES,
     assert_equals,
@@ -242,3 +243,33 @@ def test_probability_moved_within_label_sets_changes_nothing_without_the_entropy
         before, _ = loss_and_gradient(loss, logits, labels, possible)
         after, _ = loss_and_gradient(loss, p.log(), labels, possible)
         assert after == pytest.approx(before, abs=1e-12)
+
+
+def test_annotated_is_what_the_full_resolution_says() -> None:
+    """Deep supervision loses a single annotated slice; the entropy of the sample must not count three times there."""
+    torch.manual_seed(0)
+    labels = torch.full((2, 1, 8, 8, 8), -1)
+    labels[0, 0, 3] = 0
+    labels[0, 0, 3, 2:5] = 1
+    possible = torch.tensor([[[True, False], [False, True]]] * 2)
+    outputs = [torch.randn(2, 2, n, n, n, dtype=torch.float64) for n in (8, 4)]
+    targets = [labels, labels[:, :, ::2, ::2, ::2]]
+    assert (targets[1] == -1).all()
+    loss = AmbiguityAwareLoss(smoothing=1e-5)
+    assert loss.annotated_samples(labels, possible).tolist() == [True, False]
+    wrapped = TableLoss(loss, (0.75, 0.25))
+    wrapped.table = possible
+    log_p = outputs[1].log_softmax(1)
+    entropy = -(log_p.exp() * log_p).sum(1).mean((1, 2, 3))
+    low = (entropy[0] + 3 * entropy[1]) / 2
+    expected = 0.75 * loss(outputs[0], labels, possible) + 0.25 * low
+    assert wrapped(outputs, targets).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [-1, 2])
+def test_samples_of_which_nothing_is_known(value: int) -> None:
+    possible = torch.tensor([[[True, False], [False, True], [True, True]]])
+    labels = torch.full((1, 1, 3, 3), value)
+    assert AmbiguityAwareLoss().annotated_samples(labels, possible).tolist() == [False]
+    labels[0, 0, 1, 1] = 0
+    assert AmbiguityAwareLoss().annotated_samples(labels, possible).tolist() == [True]

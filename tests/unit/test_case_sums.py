@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from nnunet_partial.losses import states as states_module
-from nnunet_partial.losses.case_sums import CaseSums, case_sums, pooled
+from nnunet_partial.losses.case_sums import CaseSums, case_sums
 from nnunet_partial.losses.implicit import ImplicitLabelLoss
 from nnunet_partial.losses.multitalent import MultiTalentLoss
 from nnunet_partial.losses.naive import NaiveLoss
+from nnunet_partial.losses.ranks import pooled
 from nnunet_partial.losses.selected import SelectedPartialLoss
 from nnunet_partial.losses.states import KnownStates
 from tests.unit.loss_tables import full_table, known_voxels, loss_and_gradient, random_batch

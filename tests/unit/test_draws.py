@@ -25,6 +25,7 @@ STRATEGIES: dict[str, Sampling] = {
     "multitalent": CaseSampling(),
     "by source": CaseSampling(power=1.0, unlabelled_share=0.2, foreground_share=0.5),
     "uniform": UNIFORM,
+    "a third anywhere": HierarchicalSampling(("class", "modality", "source"), 0.1, anywhere_share=1 / 3),
     "all centred": CaseSampling(power=0.0, foreground_share=1.0),
     **{
         "-".join(levels) or "no level": HierarchicalSampling(levels, unlabelled_share=share)

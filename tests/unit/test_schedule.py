@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_partial.errors import PartialError
+from nnunet_partial.networks import segmentation_heads
 from nnunet_partial.training.schedule import EpochLearningRate, Schedule
 
 FINE_TUNING = Schedule(head_epochs=10, warmup_epochs=50, epochs=1000)
@@ -49,17 +56,6 @@ def test_learning_rates_of_fine_tuning() -> None:
     assert rate(59) == pytest.approx(0.01)
     assert rate(60) == pytest.approx(0.01)
     assert rate(560) == pytest.approx(0.01 * 0.5**0.9)
-
-
-def test_the_optimizer_of_the_head_phase_leaves_the_body_alone() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    before = network[0].weight.detach().clone(), network[1].weight.detach().clone()
-    optimizer = FINE_TUNING.make_optimizer("heads", network, [network[1]])
-    network(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    assert torch.equal(network[0].weight, before[0])
-    assert not torch.equal(network[1].weight, before[1])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
@@ -107,3 +103,181 @@ def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, text
     monkeypatch.setenv(f"nnUNet_partial_{name}", text)
     with pytest.raises(PartialError, match=message):
         Schedule().from_environment()
+
+
+def unet() -> nn.Module:
+    torch.manual_seed(0)
+    network: nn.Module = PlainConvUNet(
+        1,
+        n_stages=3,
+        features_per_stage=[2, 3, 4],
+        conv_op=nn.Conv2d,
+        kernel_sizes=3,
+        strides=[1, 2, 2],
+        n_conv_per_stage=1,
+        num_classes=2,
+        n_conv_per_stage_decoder=1,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm2d,
+        norm_op_kwargs={"affine": True},
+        nonlin=nn.LeakyReLU,
+        deep_supervision=True,
+    )
+    return network
+
+
+def batch(step: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return {"data": torch.randn(2, 1, 8, 8, generator=generator), "target": torch.rand(1, generator=generator)}
+
+
+class HeadPhase:
+    """A network in the phase 'heads', trained by nnU-Net's own training step.
+
+    The loss is `size` times the squared distance of all outputs from a number, added up over the resolutions.
+    """
+
+    def __init__(self, network: nn.Module, size: float = 1e-2, scaled: bool = True) -> None:
+        self.network = network
+        self.heads = segmentation_heads(network)
+        head_ids = {id(p) for head in self.heads for p in head.parameters()}
+        self.head_parameters = [p for p in network.parameters() if id(p) in head_ids]
+        self.body = [p for p in network.parameters() if id(p) not in head_ids]
+        self.optimizer = Schedule(weight_decay=0.1).make_optimizer("heads", network, self.heads)
+        self.grad_scaler = torch.amp.GradScaler("cpu") if scaled else None
+        self.size = size
+        self.device = torch.device("cpu")
+
+    def loss(self, outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        return self.size * sum((output - target).square().mean() for output in outputs)
+
+    def step(self, index: int) -> None:
+        nnUNetTrainer.train_step(self, batch(index))
+
+    def gradients(self, index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Those of the heads in this step, unscaled and unclipped, and the norm of those of the whole network."""
+        content = batch(index)
+        everything = [*self.head_parameters, *self.body]
+        loss = self.loss(self.network(content["data"]), content["target"])
+        found = torch.autograd.grad(loss, everything, allow_unused=True, materialize_grads=True)
+        return list(found[: len(self.head_parameters)]), torch.cat([g.flatten() for g in found]).norm()
+
+
+def copies(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in parameters]
+
+
+def same(parameters: list[nn.Parameter], before: list[torch.Tensor]) -> bool:
+    return all(torch.equal(p, b) for p, b in zip(parameters, before, strict=True))
+
+
+@pytest.fixture
+def norms(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The gradient norms that nnU-Net found as it clipped."""
+    found: list[float] = []
+    clip = nn.utils.clip_grad_norm_
+
+    def watched(*arguments: Any, **options: Any) -> torch.Tensor:
+        norm = clip(*arguments, **options)
+        found.append(norm.item())
+        return norm
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
+    return found
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_head_phase_changes_the_heads_alone(scaled: bool) -> None:
+    phase = HeadPhase(unet(), scaled=scaled)
+    body, heads = copies(phase.body), copies(phase.head_parameters)
+    for index in range(4):
+        phase.step(index)
+        assert all(p.grad is None for p in phase.body)
+    assert same(phase.body, body)
+    assert not any(torch.equal(p, b) for p, b in zip(phase.head_parameters, heads, strict=True))
+    assert all(p.requires_grad for p in phase.network.parameters())
+
+
+def test_the_head_phase_in_parallel(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        parallel, alone = HeadPhase(nn.parallel.DistributedDataParallel(unet())), HeadPhase(unet())
+        body = copies(parallel.body)
+        for index in range(3):
+            parallel.step(index)
+            alone.step(index)
+        assert same(parallel.body, body)
+        assert same(parallel.head_parameters, copies(alone.head_parameters))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e3])
+def test_the_head_phase_clips_by_the_norm_of_all_gradients(size: float, norms: list[float]) -> None:
+    phase = HeadPhase(unet(), size)
+    for index in range(4):
+        gradients, norm = phase.gradients(index)
+        phase.step(index)
+        assert norms[-1] == pytest.approx(norm.item(), rel=1e-4)
+        assert (norms[-1] > 12) == (size > 1)
+        factor = min(1.0, 12 / norm.item())
+        for parameter, gradient in zip(phase.head_parameters, gradients, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient * factor, rtol=1e-3, atol=1e-6)
+
+
+def test_the_head_phase_is_adamw_with_amsgrad_where_nothing_is_clipped(norms: list[float]) -> None:
+    phase, reference = HeadPhase(unet()), HeadPhase(unet())
+    plain = torch.optim.AdamW(reference.head_parameters, 5e-4, weight_decay=0.1, amsgrad=True)
+    for index in range(5):
+        phase.step(index)
+        for parameter, gradient in zip(reference.head_parameters, reference.gradients(index)[0], strict=True):
+            parameter.grad = gradient
+        plain.step()
+    assert max(norms) < 12
+    for parameter, expected in zip(phase.head_parameters, reference.head_parameters, strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_an_overflow_in_the_body_skips_a_step_of_the_head_phase(bad: float) -> None:
+    phase = HeadPhase(unet())
+    phase.step(0)
+    body, heads = copies(phase.body), copies(phase.head_parameters)
+    scale = phase.grad_scaler.get_scale()
+    overflow = phase.body[0].register_hook(lambda gradient: torch.full_like(gradient, bad))
+    phase.step(1)
+    assert same(phase.head_parameters, heads)
+    assert phase.grad_scaler.get_scale() == scale / 2
+    overflow.remove()
+    phase.step(2)
+    assert not same(phase.head_parameters, heads)
+    assert all(p.isfinite().all() for p in phase.head_parameters)
+    assert same(phase.body, body)
+
+
+def test_the_head_phase_can_be_resumed(tmp_path: Path) -> None:
+    first = HeadPhase(unet())
+    for index in range(3):
+        first.step(index)
+    state = first.optimizer.state_dict()
+    assert len(state["state"]) == len(first.head_parameters)
+    torch.save({"network": first.network.state_dict(), "optimizer": state}, tmp_path / "checkpoint.pth")
+    saved = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    second = HeadPhase(unet())
+    second.network.load_state_dict(saved["network"])
+    second.optimizer.load_state_dict(saved["optimizer"])
+    body = copies(second.body)
+    for index in range(3, 6):
+        first.step(index)
+        second.step(index)
+    assert same(first.head_parameters, copies(second.head_parameters))
+    assert same(second.body, body)
+
+
+def test_the_learning_rate_of_every_epoch_leaves_the_body_of_the_head_phase_alone() -> None:
+    phase = HeadPhase(unet())
+    body = copies(phase.body)
+    EpochLearningRate(phase.optimizer, FINE_TUNING).step(0)
+    assert phase.optimizer.param_groups[0]["lr"] == pytest.approx(5e-5)
+    phase.step(0)
+    assert same(phase.body, body)

@@ -64,8 +64,11 @@ def test_sampling_is_chosen_by_name_and_keeps_the_share_of_unlabelled_cases(sett
             "expected one of multitalent, cases, uniform, cmd, cmd_anywhere, mdc",
         ),
         ("PartialLabelTrainer", "unlabelled_share", "1", "expected a share below 1"),
-        ("PartialLabelTrainer", "slices", "axial", "only a loss with softmax heads"),
-        ("PartialLabelTrainerAmbiguity", "slices", "oblique", "expected one of axial, coronal, sagittal"),
+        ("PartialLabelTrainer", "slices", "axial", "slices: the loss of this trainer knows nothing of it"),
+        ("PartialLabelTrainerMarginal", "slices", "axial", "slices: the loss of this trainer knows nothing of it"),
+        ("PartialLabelTrainerLeafDice", "slices", "axial", "slices: the loss of this trainer knows nothing of it"),
+        ("PartialLabelTrainer", "optional", "liver", "only the loss of PartialLabelTrainerSelected"),
+        ("PartialLabelTrainerAmbiguity", "slices", "oblique", "expected one of sagittal, coronal, axial"),
         ("PartialLabelTrainerAmbiguity", "implied_negatives", "0", "belong to sigmoid heads"),
     ],
 )
@@ -98,12 +101,11 @@ def test_classes_can_be_chosen(setting) -> None:
 def test_every_setting_has_an_effect_on_some_recipe(setting) -> None:
     texts = {
         "sampling": "cmd", "unlabelled_share": "0.5", "implied_negatives": "0", "pretrained": "x.pth", "classes": "a",
-        "optimizer": "adamw", "decay": "step", "slices": "axial",
+        "optimizer": "adamw", "decay": "step", "slices": "axial", "optional": "a",
     }  # fmt: skip
     for name in SETTINGS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(f"nnUNet_partial_{name}", texts.get(name, "7"))
-            recipe = (
-                trainers.PartialLabelTrainerAmbiguity if name == "slices" else trainers.PartialLabelTrainer
-            ).recipe
+            other = {"slices": trainers.PartialLabelTrainerAmbiguity, "optional": trainers.PartialLabelTrainerSelected}
+            recipe = other.get(name, trainers.PartialLabelTrainer).recipe
             assert recipe.from_environment() != recipe, name

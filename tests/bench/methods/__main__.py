@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         "writes report.md, methods.csv and pictures. Finished trainings are skipped, so an interrupted run goes on.",
     )
     parser.add_argument("-o", type=Path, default=Path("bench_methods"), help="output folder (default: %(default)s)")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="cpu", help="sizes (default: %(default)s)")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="sizes (default: gpu where there is one)")
     parser.add_argument("--collection", nargs="+", choices=_COLLECTIONS, default=list(_COLLECTIONS), metavar="NAME")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: all)")
     parser.add_argument(
@@ -46,18 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
 
     def run() -> int:
+        import torch
+
         from tests.bench.methods.plan import execute_all, planned
         from tests.bench.methods.report import write_report
         from tests.bench.methods.results import Results
 
         if min(arguments.seeds) < 0 or arguments.jobs < 1 or (arguments.iterations or 1) < 1:
             raise PartialError("expected seeds of 0 or more, and at least 1 job and 1 iteration")
-        preset = PRESETS[arguments.preset]
+        name = arguments.preset or ("gpu" if torch.cuda.is_available() else "cpu")
+        preset = PRESETS[name]
         if arguments.iterations is not None:
             preset = replace(preset, iterations=arguments.iterations)
         if not arguments.report_only:
             keys = planned(arguments.collection, arguments.methods, arguments.sampling, arguments.seeds)
-            device = arguments.device or ("cuda" if arguments.preset == "gpu" else "cpu")
+            device = arguments.device or ("cuda" if name == "gpu" else "cpu")
             execute_all(keys, preset, arguments.o, device, arguments.jobs)
         write_report(Results(arguments.o), _COLLECTIONS)
         print(f"report: {arguments.o / 'report.md'}")
