@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnunet_partial.conversion import Case, Converter, LabelMap, either, find, ids
+from nnunet_partial.conversion import Case, Converter, LabelMap, LeftOut, either, find, ids, spacing_of
 
 IMAGE = "AbdomenCT-1K-ImagePart{part}/Case_{id}_0000.nii.gz"
 LABELS = ("Mask/Case_{id}.nii.gz", "Masks/Case_{id}.nii.gz")
@@ -18,13 +18,11 @@ UNLABELLED = frozenset((
 ))
 # fmt: on
 SAME_SCAN = {928: 297}
-UNIT_SPACING = frozenset(
-    (276, 282, 576, 78, 273, 575, 284, 281, 275, 462, 577, 286, 283, 277, 274, 578, 280, 278, 285, 574)
-)
+LEFT_OUT_BY_SAT_DS = frozenset((*range(47, 52), 452, 454, 455, *range(458, 462)))
 
 
-def cases(root: Path) -> Iterator[Case]:
-    """Labelled cases, and those of which no labels were published."""
+def cases(root: Path) -> Iterator[Case | LeftOut]:
+    """Labelled cases, and those of which no labels were published; not those whose header lost its voxel size."""
     pattern = either(root, *LABELS, id="[0-9]{5}")
     images = {found["id"]: found.path for found in find(root, IMAGE, part="[1-3]", id="[0-9]{5}")}
     labelled = set(ids(root, pattern, id="[0-9]{5}"))
@@ -32,13 +30,18 @@ def cases(root: Path) -> Iterator[Case]:
         number = int(digits)
         part = min(3, 1 + (number - 1) // CASES_OF_A_PART)
         image = images.get(digits, root / IMAGE.format(part=part, id=digits))
+        spacing = spacing_of(image)
+        if spacing is not None and all(abs(size - 1) < 1e-3 for size in spacing):
+            reason = "its header says 1 x 1 x 1 mm, as one does that was lost; MSD_Liver has mended ones of LiTS"
+            yield LeftOut(f"Case_{digits}", reason)
+            continue
         unlabelled = number in UNLABELLED and digits not in labelled
         yield Case(
             f"Case_{digits}",
             image=image,
             label=None if unlabelled else LabelMap(root / pattern.format(id=digits)),
             patient=f"AbdomenCT-1K_{SAME_SCAN.get(number, number):05d}",
-            note="its header is reported to have a wrong voxel size, 1 mm" if number in UNIT_SPACING else "",
+            note="SAT-DS leaves it out; why was not found" if number in LEFT_OUT_BY_SAT_DS else "",
         )
 
 
@@ -59,8 +62,10 @@ CONVERTER = Converter(
         "part of FLARE21, FLARE22, FLARE23 and AbdomenAtlas; which case is which is not published: never test on "
         "these what was trained on it, or the other way round",
         "Case_00297 and Case_00928 are the same scan; they get the same patient",
-        f"{len(UNIT_SPACING)} cases from LiTS are reported to have a wrong voxel size, 1 mm, in their headers; "
-        "conversion.json has a note at each of them; leave them out with --exclude where size matters",
+        "scans whose header says 1 x 1 x 1 mm are left out: their voxels have another, unknown size; it is reported of "
+        "20 cases from LiTS, of which MSD_Liver has the scans with mended headers",
+        "SAT-DS, a collection of many datasets, also leaves out the cases 47-51, 452, 454, 455 and 458-461; why was "
+        "not found, so they are converted: look at them, conversion.json has a note at each",
         "the 773 tumour labels published beside it are predictions, and are not read",
     ),
 )

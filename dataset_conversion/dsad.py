@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunet_partial.conversion import Case, Converter, Masks, find
-from nnunet_partial.errors import PartialError, ProblemsError
+from nnunet_partial.errors import ProblemsError
 
 IMAGE, MASK = "{folder}/{surgery}/image{id}.png", "{folder}/{surgery}/mask{id}.png"
 MULTILABEL_MASK = "{folder}/{surgery}/mask{id}_{organ}.png"
@@ -44,8 +44,9 @@ def multilabel_cases(root: Path) -> Iterator[Case]:
         path = root / MULTILABEL_MASK.format(folder="multilabel", surgery=surgery, id=number, organ="{organ}")
         files = {organ: path.with_name(path.name.format(organ=organ)) for organ in MULTILABEL}
         missing = [organ for organ, file in files.items() if not file.exists()]
-        if "stomach" in missing:  # all pictures show it, so that files were lost
-            raise PartialError(f"{files['stomach']} is missing; the download of the shared subset is not complete")
+        if "stomach" in missing:  # which all pictures show: files were lost, so none that is missing says 'absent'
+            yield _case(root, "multilabel", surgery, number, label=Masks(files, missing="error"))
+            continue
         note = f"no mask, so taken for absent: {', '.join(missing)}" if missing else ""
         yield _case(root, "multilabel", surgery, number, label=Masks(files, missing="absent"), note=note)
 
@@ -54,13 +55,14 @@ def _pictures(root: Path, folder: str, *patterns: str) -> list[tuple[str, str]]:
     """Surgery and number of pictures. Folders in those of the surgeries hold drafts with the same file names."""
     patterns = tuple(pattern.replace("{folder}", folder) for pattern in patterns)
     files = [one for pattern in patterns for one in find(root, pattern, surgery="[0-9]+", id="[0-9]+")]
+    strange = sorted({str(one.path.parent) for one in files if int(one["surgery"]) not in SPLIT_OF})
+    if strange:
+        raise ProblemsError(f"the official split knows the surgeries 1 to {max(SPLIT_OF)} only", strange)
     return sorted({(one["surgery"], one["id"]) for one in files})
 
 
 def _case(root: Path, folder: str, surgery: str, number: str, **entries: Any) -> Case:
     image = root / IMAGE.format(folder=folder, surgery=surgery, id=number)
-    if int(surgery) not in SPLIT_OF:
-        raise PartialError(f"{image.parent}: the official split knows the surgeries 1 to {max(SPLIT_OF)} only")
     name = f"{int(surgery):02d}"
     return Case(f"{name}_{number}", image=image, split=SPLIT_OF[int(surgery)], patient=f"DSAD_{name}", **entries)
 

@@ -32,8 +32,9 @@ CONVERTER = Converter(
     absent=("pancreas_tumor",),
     cases=cases,
     layout=(f"{IMAGE}/{{study}}/{{series}}/{{slice}}.dcm", LABEL),
-    # on a real scan 98% of the pancreas lie within 60 HU of their median, and 78% at most where its labels are turned
-    checks=(Intensity("pancreas", -60, 200, share=0.9), Uniform("pancreas", within=60, share=0.88)),
+    # on a real scan 98% of the pancreas lie within 60 HU of their median, 82% with fat put into a fifth of it, and 78%
+    # at most where labels are turned; up to 90% of those are soft tissue, so that share only bars fat and gas
+    checks=(Intensity("pancreas", -60, 200, share=0.75), Uniform("pancreas", within=60, share=0.82)),
     licence="CC BY 3.0",
     citation="Roth et al., Data From Pancreas-CT, The Cancer Imaging Archive (2016)",
     url="https://www.cancerimagingarchive.net/collection/pancreas-ct/",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from nnunet_partial.conversion import Case, Converter, LeftOut, Masks, find, read_table
+from nnunet_partial.errors import VolumeError
 
 
 def _names(text: str) -> list[str]:
@@ -63,21 +64,91 @@ s0486 s0507 s0510 s0513 s0522 s0523 s0524 s0548 s0553 s0580 s0604 s0605
 """)
 
 
-def cases(root: Path, image: str, structures: list[str], left_out: Mapping[str, str]) -> Iterator[Case | LeftOut]:
-    """All subjects; meta.csv says which are for validation and which for testing."""
+# of the first upload of v2, release 2.0.0: https://github.com/wasserth/TotalSegmentator/issues/193
+EMPTY_IN_200 = ("s0045", "s0248")
+WRONG_IN_200 = ("s0184", "s0224", "s0830", "s0864", "s0992")
+FOLDER_OF_201 = "Totalsegmentator_dataset_v201"
+
+
+def cases(
+    root: Path,
+    image: str,
+    structures: list[str],
+    left_out: Mapping[str, str],
+    doubts: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Case | LeftOut]:
+    """All subjects; meta.csv says which are for validation and which for testing.
+
+    Args:
+        root: Top folder of the download.
+        image: File name of the images.
+        structures: All structures of the table. Those of which no subject has a mask get no files, but are said to be
+            annotated, so that the engine refuses them in one sentence, where they are chosen.
+        left_out: Subjects to leave out, and why.
+        doubts: Subjects to what conversion.json shall say of them.
+    """
     splits: dict[str, Any] = {
         row["image_id"]: row["split"] for row in read_table(root / "meta.csv", ("image_id", "split"))
     }
-    for folder in find(root, "{id}/segmentations", id="s[0-9]+"):
+    folders = find(root, "{id}/segmentations", id="s[0-9]+")
+    present = _structures_in(folder.path for folder in folders)
+    unread = sorted(present - set(structures))
+    note = f"masks of other releases are not read: {', '.join(unread)}" if unread else ""
+    for folder in folders:
         subject = folder["id"]
         if subject in left_out:
             part: Literal["train", "test"] = "test" if splits.get(subject) == "test" else "train"
             yield LeftOut(subject, left_out[subject], part)
             continue
         # an empty mask says that the structure is not in the image
-        masks = Masks({name: folder.path / f"{name}.nii.gz" for name in structures})
-        split = splits.get(subject, "not in meta.csv")
-        yield Case(subject, image=root / subject / image, label=masks, split=split)
+        masks = Masks({name: folder.path / f"{name}.nii.gz" for name in structures if name in present})
+        yield Case(
+            subject,
+            image=root / subject / image,
+            label=masks,
+            split=splits.get(subject, "not in meta.csv"),
+            annotated=tuple(structures),
+            note="; ".join(text for text in (doubts.get(subject), note) if text),
+        )
+
+
+def second_cases(root: Path) -> Iterator[Case | LeftOut]:
+    """The subjects of v2. Where it is the first upload, release 2.0.0, those that are wrong in it are left out."""
+    there = [root / subject for subject in EMPTY_IN_200 if (root / subject).is_dir()]
+    left_out, doubts = {}, {}
+    if any(_is_empty(subject) for subject in there):
+        left_out = dict.fromkeys(EMPTY_IN_200, "it is empty in release 2.0.0, which this is; download 2.0.1")
+        wrong = "its intensities are wrong in release 2.0.0, which this is; download 2.0.1"
+        left_out |= dict.fromkeys(WRONG_IN_200, wrong)
+    elif not there and root.name != FOLDER_OF_201:
+        doubt = (
+            f"its intensities are wrong in release 2.0.0; without {' and '.join(EMPTY_IN_200)} the release is not known"
+        )
+        doubts = dict.fromkeys(WRONG_IN_200, doubt)
+    yield from cases(root, "ct.nii.gz", CT_2, left_out, doubts)
+
+
+def _structures_in(folders: Iterable[Path]) -> set[str]:
+    """Structures of which any of the folders has a mask."""
+    names = {file.name for folder in folders if folder.is_dir() for file in folder.iterdir()}
+    return {name.removesuffix(".nii.gz") for name in names if name.endswith(".nii.gz") and not name.startswith(".")}
+
+
+def _is_empty(subject: Path) -> bool:
+    """Whether the image has one intensity only, or no mask has a voxel.
+
+    A file that is damaged or missing proves nothing, and the engine names it.
+    """
+    from nnunet_partial.volumes import read_volume  # slow to import, which a list of all datasets need not wait for
+
+    try:
+        image, _ = read_volume(subject / "ct.nii.gz")
+        masks = sorted((subject / "segmentations").glob("[!.]*.nii.gz"))
+        return bool((image == image.flat[0]).all()) or (
+            bool(masks) and not any(read_volume(mask)[0].any() for mask in masks)
+        )
+    except VolumeError:
+        return False
 
 
 def _release(
@@ -86,15 +157,21 @@ def _release(
     image: str,
     labels: list[str],
     left_out: Mapping[str, str] = MappingProxyType({}),
+    *,
+    notes: tuple[str, ...],
     **table: Any,
 ) -> Converter:
     return Converter(
         name=name,
         dataset_id=number,
         labels=labels,
-        cases=partial(cases, image=image, structures=labels, left_out=left_out),
         layout=(f"{{id}}/{image}", "{id}/segmentations/{structure}.nii.gz", "meta.csv"),
-        **table,
+        notes=(
+            *notes,
+            "what a release lacks is an error: choose with --labels what it has; masks of other structures are not "
+            "read, which conversion.json notes",
+        ),
+        **{"cases": partial(cases, image=image, structures=labels, left_out=left_out), **table},
     )
 
 
@@ -129,16 +206,20 @@ CONVERTERS = (
         342,
         "ct.nii.gz",
         CT_2,
+        cases=second_cases,
         structures={  # cysts have a label of their own
             "kidney_left": ("kidney_left_tissue", "kidney_left_tumor"),
             "kidney_right": ("kidney_right_tissue", "kidney_right_tumor"),
         },
         url="https://zenodo.org/records/10047292",
-        top=("Totalsegmentator_dataset_v201",),
+        top=(FOLDER_OF_201,),
         expected={"train": 1139, "test": 89},
         notes=(
             _NOISE,
-            "use release 2.0.1: in 2.0.0 some images have wrong intensities and two are empty",
+            f"use release 2.0.1: in 2.0.0 {', '.join(WRONG_IN_200)} have wrong intensities, and "
+            f"{' and '.join(EMPTY_IN_200)} are empty, by which it is known; all of them are left out then. Where these "
+            f"two and the folder {FOLDER_OF_201} are not there, the release is not known, which conversion.json notes "
+            "at the others",
             "cysts of kidneys have labels of their own and are taken for no part of the kidneys, unlike in "
             "TotalSegmentator_v1 and other datasets; some masks overlap, and voxels of both get a value of their own",
         ),
@@ -154,6 +235,7 @@ CONVERTERS = (
         licence="CC BY-NC-SA 2.0 (by re-hosts)",
         citation="D'Antonoli et al., TotalSegmentator MRI, Radiology (2025)",
         url="https://zenodo.org/records/14710732",
-        notes=("the structures of release 2.0.0; choose with --labels where another release lacks some",),
+        expected={"train": 561, "test": 55},
+        notes=("the structures and subjects of release 2.0.0; release 1.0.0 has 298, and may have other masks",),
     ),
 )

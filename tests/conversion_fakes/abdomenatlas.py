@@ -17,7 +17,7 @@ FIRST = {
     "spleen": 8,
     "stomach": 9,
 }
-SECOND = {("liver_without_vessels" if name == "liver" else name): value for name, value in FIRST.items()} | {
+SECOND = FIRST | {
     "adrenal_gland_left": 10,
     "adrenal_gland_right": 11,
     "urinary_bladder": 12,
@@ -27,7 +27,7 @@ SECOND = {("liver_without_vessels" if name == "liver" else name): value for name
     "esophagus": 16,
     "femur_left": 17,
     "femur_right": 18,
-    "hepatic_vessel": 19,
+    "liver_vessel": 19,
     "intestine": 20,
     "lung_left": 21,
     "lung_right": 22,

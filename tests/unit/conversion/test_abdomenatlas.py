@@ -48,13 +48,18 @@ def test_label_maps_of_another_shape_are_refused(fake: Fake, tmp_path: Path) -> 
         converted(SECOND_RELEASE, fake, tmp_path / "raw")
 
 
-def test_vessels_are_part_of_the_liver_and_not_of_the_rest_of_it(fake: Fake, tmp_path: Path) -> None:
+def test_liver_and_vessels_say_nothing_of_each_other(fake: Fake, tmp_path: Path) -> None:
+    """Nobody says whether the vessels lie in the liver, and whether the label of the liver leaves them out."""
     data = converted(SECOND_RELEASE, fake, tmp_path / "raw")
-    vessel, rest = data.states(CASE, "hepatic_vessel"), data.states(CASE, "liver_without_vessels")
-    assert (vessel["liver"], vessel["hepatic_vessel"]) == (PRESENT, PRESENT)
-    assert (rest["liver"], rest["hepatic_vessel"]) == (PRESENT, ABSENT)
-    assert "liver_without_vessels" not in data.labels.class_names
-    assert all(UNKNOWN not in data.states(CASE, label).values() for label in data.values)
+    vessel, liver = data.states(CASE, "liver_vessel"), data.states(CASE, "liver")
+    assert (vessel["liver"], vessel["liver_vessel"]) == (UNKNOWN, PRESENT)
+    assert (liver["liver"], liver["liver_vessel"]) == (PRESENT, UNKNOWN)
+    others = set(data.labels.class_names) - {"liver", "liver_vessel"}
+    assert {state[name] for state in (vessel, liver) for name in others} == {ABSENT}
+    assert data.possible(CASE, "liver") == {"liver_parenchyma", "hepatic_vessel", "liver_tumor"}
+    assert data.possible(CASE, "liver_vessel") == {"hepatic_vessel", "liver_vessel_outside"}
+    background = data.states(CASE, "background")
+    assert (background["liver"], background["liver_vessel"]) == (ABSENT, ABSENT)
     assert data.states("BDMAP_00005195", "background")["gallbladder"] == ABSENT
 
 

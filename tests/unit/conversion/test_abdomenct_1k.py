@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nnunet_partial.conversion.engine import plan_conversion
-from nnunet_partial.dataset_conversion.abdomenct_1k import CONVERTER, UNLABELLED
+from nnunet_partial.conversion.engine import Options, plan_conversion
+from nnunet_partial.dataset_conversion.abdomenct_1k import CONVERTER, LEFT_OUT_BY_SAT_DS, UNLABELLED
 from nnunet_partial.errors import ProblemsError
 from tests.conversion_fakes.scene import Fake
-from tests.unit.conversion.conversions import ABSENT, PRESENT, UNKNOWN, Converted, converted, fake_download
+from tests.unit.conversion.conversions import ABSENT, PRESENT, UNKNOWN, Converted, converted, fake_download, rewritten
 
 
 @pytest.fixture
@@ -47,9 +48,28 @@ def test_the_scan_that_is_there_twice_is_one_patient(data: Converted) -> None:
     assert all(("Case_00928" in fold["val"]) == ("Case_00297" in fold["val"]) for fold in folds)
 
 
-def test_wrong_voxel_sizes_are_noted(data: Converted) -> None:
-    cases = json.loads((data.folder / "conversion.json").read_text())["cases"]
-    assert {case for case, entry in cases.items() if "voxel size" in entry.get("note", "")} == {"Case_00276"}
+def test_scans_that_lost_their_voxel_size_are_left_out(data: Converted, fake: Fake) -> None:
+    assert "its header says 1 x 1 x 1 mm" in data.result.plan.left_out["Case_00276"]
+    assert "Case_00276" not in data.labels.cases
+    part = fake.download / "AbdomenCT-1K-ImagePart1"
+    rewritten(part / "Case_00276_0000.nii.gz", lambda array: array, np.diag([0.7, 0.7, 1.0, 1.0]))  # a mended copy
+    rewritten(part / "Case_00010_0000.nii.gz", lambda array: array, np.diag([-1.0, -1.0, 1.0, 1.0]))  # no labels either
+    rewritten(part / "Case_00001_0000.nii.gz", lambda array: array, np.diag([1.0, 1.0, 2.0, 1.0]))
+    plan = plan_conversion(CONVERTER, fake.download, Options(unlabelled=True))
+    assert set(plan.left_out) == {"Case_00010"}
+    assert {"Case_00276", "Case_00001"} <= {case.case.id for case in plan.cases}
+
+
+def test_a_damaged_header_is_left_to_the_conversion(fake: Fake, tmp_path: Path) -> None:
+    (fake.download / "AbdomenCT-1K-ImagePart1" / "Case_00001_0000.nii.gz").write_bytes(b"")
+    with pytest.raises(ProblemsError, match=r"Case_00001_0000.nii.gz: the file is empty"):
+        converted(CONVERTER, fake, tmp_path / "raw")
+
+
+def test_cases_that_another_collection_leaves_out_are_noted(data: Converted) -> None:
+    assert {case for case, entry in data.record.items() if entry.get("note")} == {"Case_00048"}
+    assert data.record["Case_00048"]["note"] == "SAT-DS leaves it out; why was not found"
+    assert sorted(LEFT_OUT_BY_SAT_DS) == [47, 48, 49, 50, 51, 452, 454, 455, 458, 459, 460, 461]
 
 
 def test_images_without_published_labels_are_unlabelled(fake: Fake, tmp_path: Path) -> None:

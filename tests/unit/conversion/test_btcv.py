@@ -8,16 +8,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nnunet_partial.conversion import ALL_FLIPS
+from nnunet_partial.conversion.checks import measure_all
 from nnunet_partial.conversion.engine import plan_conversion
 from nnunet_partial.dataset_conversion import btcv, btcv_gibson, nih_pancreas
 from nnunet_partial.errors import PartialError, ProblemsError
-from tests.conversion_fakes.btcv_gibson import LABELS, NOT_IN_NIH
+from tests.conversion_fakes.btcv_gibson import LABELS, NOT_IN_NIH, annotated_box
 from tests.conversion_fakes.scene import Fake
+from tests.integration.real_ct import real_data_folder
 from tests.unit.conversion.conversions import ABSENT, PRESENT, UNKNOWN, converted, fake_download
 
 BTCV, CERVIX = btcv.CONVERTERS
 GIBSON = btcv_gibson.CONVERTER
-NIH_CASES = ("tcia_0002", "tcia_0007")
+NIH_CASES = ("tcia_0002", "tcia_0003", "tcia_0007")
 
 
 @pytest.fixture
@@ -66,8 +69,7 @@ def test_the_parts_of_gibson_have_annotation_sets_of_their_own(gibson: Fake, tmp
 def test_nothing_is_known_outside_of_the_box(gibson: Fake, tmp_path: Path) -> None:
     data = converted(GIBSON, gibson, tmp_path / "raw")
     for case in ("btcv_0001", *NIH_CASES):
-        labels, inside = data.label_map(case), np.zeros((9, 8, 7), bool)
-        inside[1:8, 2:, :6] = True
+        labels, inside = data.label_map(case), annotated_box(gibson.train[case])
         np.testing.assert_array_equal(labels == data.values["ignore"], ~inside, err_msg=case)
         assert set(data.states(case, "ignore").values()) == {UNKNOWN}
 
@@ -101,7 +103,7 @@ def test_images_may_be_linked(gibson: Fake, tmp_path: Path) -> None:
     for name in ("RawData", "Pancreas-CT"):
         (gibson.download / name).rename(tmp_path / name)
         (gibson.download / name).symlink_to(tmp_path / name)
-    assert len(plan_conversion(GIBSON, gibson.download).cases) == 4
+    assert len(plan_conversion(GIBSON, gibson.download).cases) == 5
 
 
 def test_labels_on_the_wrong_side_are_refused(gibson: Fake, tmp_path: Path) -> None:
@@ -115,6 +117,40 @@ def test_labels_on_the_wrong_side_are_refused(gibson: Fake, tmp_path: Path) -> N
         converted(GIBSON, gibson, tmp_path / "raw")
 
 
+def test_labels_may_be_transposed_as_well(gibson: Fake, tmp_path: Path) -> None:
+    data = converted(GIBSON, gibson, tmp_path / "raw")
+    placements = {case: data.record[case]["placement"] for case in NIH_CASES}
+    assert placements == {
+        "tcia_0002": "on the grid of the image, flipped y",
+        "tcia_0003": "on the grid of the image, axes yxz, flipped x",
+        "tcia_0007": "on the grid of the image, flipped z",
+    }
+    liver = data.marked("tcia_0003", "liver")
+    np.testing.assert_array_equal(liver, gibson.train["tcia_0003"].structures["liver"])
+    assert liver.any()
+
+
+@pytest.mark.real_data
+def test_checks_tell_which_labels_of_a_real_scan_are_transposed() -> None:
+    folder = real_data_folder() / "abdomen_a"
+    if not folder.is_dir():
+        pytest.skip("the real volumes are not there")
+    scan = nib.load(folder / "ct.nii.gz")
+    square = np.s_[:101, :101]
+    image = np.asarray(scan.dataobj)[square]
+    right = np.asarray(nib.load(folder / "labels_flare13_reader1.nii.gz").dataobj)[square]
+    values = {"liver": 1, "spleen": 3}
+    fitting = []
+    for axes in ("xyz", "yxz"):
+        for flip in ALL_FLIPS:
+            turned = np.flip(right.transpose(["xyz".index(a) for a in axes]), ["xyz".index(a) for a in flip])
+            regions = {name: turned == value for name, value in values.items()}
+            found = measure_all(GIBSON.checks, regions.__getitem__, image, scan.affine)
+            if not any(check.complaint(value) for check, value in found.items()):
+                fitting.append((axes, flip))
+    assert fitting == [("xyz", "")]
+
+
 def test_both_places_of_the_nih_labels_are_found(gibson: Fake) -> None:
     place = gibson.download / "label_tciapancreasct_multiorgan" / "label_tcia_multiorgan"
     place.rename(gibson.download / "label_tcia_multiorgan")
@@ -124,9 +160,14 @@ def test_both_places_of_the_nih_labels_are_found(gibson: Fake) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (None, r"boxes.csv: no such file; write it from the cropping.csv of the record, with the columns part \(btcv"),
+        (
+            None,
+            r"boxes.csv: no such file; write it from the cropping.csv of the record, with the columns part \(btcv or "
+            r"tcia\), id .*x_first, x_last, y_first, y_last, z_first, z_last: .*"
+            r"cropping.csv is 'original_id;crop a;crop b'$",
+        ),
         (lambda text: text.replace("x_first", "x0"), r"boxes.csv: expected the columns \['part', 'id', 'x_first'"),
-        (lambda text: text.replace("tcia,0007", "tcia,0008"), "has no row of part 'tcia' and id '0007'"),
+        (lambda text: text.replace("tcia,0007", "tcia,0008"), "no row of part 'tcia' and id '0007'"),
         (lambda text: text.replace("btcv,0001,1", "btcv,0001,1.5"), "expected whole numbers from 0, found"),
     ],
     ids=["missing", "other columns", "no row", "no whole number"],
@@ -138,6 +179,26 @@ def test_boxes_that_cannot_be_used(change: object, message: str, gibson: Fake) -
     if callable(change):
         path.write_text(change(text))
     with pytest.raises(PartialError, match=message):
+        plan_conversion(GIBSON, gibson.download)
+
+
+def test_all_boxes_that_are_missing_are_named_at_once(gibson: Fake) -> None:
+    path = gibson.download / "boxes.csv"
+    rows = path.read_text().splitlines()
+    path.write_text(
+        "\n".join(row for row in rows if row[:9] not in ("btcv,0061", "tcia,0007")).replace("0003,", "0003,-")
+    )
+    with pytest.raises(ProblemsError) as caught:
+        plan_conversion(GIBSON, gibson.download)
+    assert [problem.partition(", found")[0].partition(", of")[0] for problem in caught.value.problems] == [
+        "expected whole numbers from 0",
+        "no row of part 'btcv' and id '0061'",
+        "no row of part 'tcia' and id '0003'",
+        "no row of part 'tcia' and id '0007'",
+    ]
+    assert "cropping.csv is 'original_id;crop a;crop b': 4 problems" in str(caught.value)
+    (gibson.download / "cropping.csv").unlink()
+    with pytest.raises(ProblemsError, match="becomes unknown: 4 problems"):
         plan_conversion(GIBSON, gibson.download)
 
 

@@ -180,6 +180,7 @@ def test_test_images_of_btcv_are_not_trained_on(merged: dict[str, Merged]) -> No
     assert {c for c in data.labels.cases if c.startswith("gibson_")} == {
         "gibson_btcv_0001",
         "gibson_tcia_0002",
+        "gibson_tcia_0003",
         "gibson_tcia_0007",
     }
     assert "btcv_0061" in data.fakes["gibson"].train  # which the conversion keeps

@@ -16,7 +16,7 @@ from nnunet_partial.dataset_conversion import btcv_gibson
 from nnunet_partial.dataset_conversion.nih_pancreas import CONVERTER
 from nnunet_partial.errors import ProblemsError
 from tests.conversion_fakes.nih_pancreas import label_array, write_series, write_turned
-from tests.conversion_fakes.scene import Fake, make_scene
+from tests.conversion_fakes.scene import Fake, Scene, make_scene
 from tests.integration.real_ct import real_data_folder
 from tests.unit.conversion.conversions import ABSENT, PRESENT, converted, fake_download
 
@@ -56,6 +56,36 @@ def test_labels_that_fit_in_no_way_are_refused(fake: Fake, tmp_path: Path) -> No
     write_turned(fake.download / LABEL, fat.astype(np.uint8), "0001")
     with pytest.raises(ProblemsError, match=r"label0001.nii.gz: the image contradicts the labels \(best of the 8 ways"):
         converted(CONVERTER, fake, tmp_path / "raw")
+
+
+@pytest.mark.parametrize("turn", ["", "xz"])
+def test_a_fatty_pancreas_is_not_refused(turn: str, fake: Fake, tmp_path: Path) -> None:
+    scene = with_fat(fake, 2)
+    stored = np.flip(label_array(scene), ["xyz".index(axis) for axis in turn])
+    write_turned(fake.download / LABEL, stored, "0001")
+    data = converted(CONVERTER, fake, tmp_path / "raw")
+    np.testing.assert_array_equal(data.label_map(CASE) == 1, scene.structures["pancreas"])
+
+
+def test_the_best_of_ways_that_are_all_wrong_is_refused(fake: Fake, tmp_path: Path) -> None:
+    """Three quarters of one intensity are what real labels reach where they lie wrong, however much better that is."""
+    with_fat(fake, 3)
+    message = (
+        r"best of the 8 ways to turn them\): 75% of 'pancreas' have intensities within 60 .* expected at least 82%"
+    )
+    with pytest.raises(ProblemsError, match=message):
+        converted(CONVERTER, fake, tmp_path / "raw")
+
+
+def with_fat(fake: Fake, voxels: int) -> Scene:
+    """Writes the first scan again with fat in some of the twelve voxels of its pancreas."""
+    scene = fake.train[CASE]
+    places = np.argwhere(scene.structures["pancreas"])
+    assert len(places) == 12
+    scene.image[scene.structures["pancreas"]] = 90
+    scene.image[tuple(places[:voxels].T)] = -100
+    write_series(fake.download, "0001", scene)
+    return scene
 
 
 def test_labels_that_fit_in_several_ways_are_refused(fake: Fake, tmp_path: Path) -> None:
@@ -107,6 +137,23 @@ def test_checks_tell_how_labels_of_a_real_scan_are_turned(converter: Converter, 
                 fitting.append(flip)
             uniform |= {flip: (value, check.share) for check, value in found.items() if isinstance(check, Uniform)}
         assert fitting == [""]
-        if uniform:  # far from its limit, rightly turned or not
+        if uniform:  # all that are turned wrongly are below its limit, and the right one is far above it
             (right_share, limit), wrong = uniform.pop(""), [share for share, _ in uniform.values()]
-            assert max(wrong) + 0.09 < limit < right_share - 0.09
+            assert max(wrong) + 0.03 < limit < right_share - 0.15
+            assert not complaints(
+                converter, right == labels["pancreas"], with_fat_in(image, right == labels["pancreas"])
+            )
+
+
+def complaints(converter: Converter, pancreas: np.ndarray, image: np.ndarray) -> list[str]:
+    found = measure_all(converter.checks, lambda name: pancreas, image, np.eye(4))
+    return [text for check, value in found.items() if (text := check.complaint(value))]
+
+
+def with_fat_in(image: np.ndarray, pancreas: np.ndarray, share: float = 0.15) -> np.ndarray:
+    """A scan with fat in some voxels of the pancreas."""
+    rng, fatty = np.random.default_rng(0), image.astype(np.float32)
+    places = np.argwhere(pancreas)
+    places = rng.permutation(places)[: round(share * len(places))]
+    fatty[tuple(places.T)] = rng.normal(-90, 20, len(places))
+    return fatty

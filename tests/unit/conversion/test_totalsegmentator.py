@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nnunet_partial.conversion.engine import plan_conversion
 from nnunet_partial.dataset_conversion.totalsegmentator import CT_1, CT_2, EMPTY_MR, MR
-from nnunet_partial.errors import PartialError, ProblemsError
+from nnunet_partial.errors import LabelError, PartialError, ProblemsError
 from tests.unit.conversion.conversions import Converted, Download, download_of, rewritten
 
 
@@ -86,10 +88,73 @@ def test_a_release_that_lacks_a_structure(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError, match=r"case 's0000': s0000/segmentations/brain.nii.gz is missing") as caught:
         download.plan()
     assert len(caught.value.problems) == 3
+    for structure in ("brain", "heart"):
+        for case in ("s0000", "s0011", "s0013", "s0026"):
+            mask(download, case, structure).unlink(missing_ok=True)
+    with pytest.raises(LabelError, match=r"\['brain', 'heart'\] are annotated, but have no mask") as refused:
+        download.plan()
+    assert "\n" not in str(refused.value)
+    assert any("choose with --labels what it has" in note for note in download.converter.notes)
     converted = download.convert(labels=("spleen", "liver"))
     assert converted.dataset["labels"] == {"background": 0, "spleen": 1, "liver": 2}
     sources = [Path(source["path"]).name for source in converted.record["s0000"]["sources"]]
     assert sources == ["mri.nii.gz", "spleen.nii.gz", "liver.nii.gz"]
+
+
+def test_masks_of_structures_that_are_not_in_the_table(mri: Converted, tmp_path: Path) -> None:
+    download = download_of("TotalSegmentator_MRI", tmp_path)
+    for case, structure in (("s0000", "vertebra_L1"), ("s0026", "face")):
+        shutil.copy(mask(download, case, "brain"), mask(download, case, structure))
+    converted = download.convert(labels=("spleen", "liver"))
+    note = "masks of other releases are not read: face, vertebra_L1"
+    assert {entry["note"] for entry in converted.record.values()} == {note}
+    assert all("note" not in entry for entry in mri.record.values())
+
+
+def second_release(folder: Path) -> Download:
+    """With one of the subjects by which the first upload is known, and one of those that are wrong in it."""
+    download = download_of("TotalSegmentator_v2", folder)
+    for case in ("s0045", "s0184"):
+        shutil.copytree(download.root / "s0011", download.root / case)
+    table = download.root / "meta.csv"
+    table.write_text(
+        table.read_text() + "".join(f"{c};50;m;institute A;ct abdomen;train\n" for c in ("s0045", "s0184"))
+    )
+    return download
+
+
+@pytest.mark.parametrize("empty", ["image", "masks"])
+def test_the_first_upload_of_v2_is_known_by_its_empty_subject(empty: str, tmp_path: Path) -> None:
+    download = second_release(tmp_path)
+    assert download.plan().left_out == {}
+    assert {case.case.note for case in download.plan().cases} == {""}
+    for name in [None] if empty == "image" else CT_2:
+        path = mask(download, "s0045", name) if name else download.root / "s0045" / "ct.nii.gz"
+        rewritten(path, np.zeros_like)
+    left_out = download.plan().left_out
+    assert set(left_out) == {"s0045", "s0184"}
+    assert left_out["s0045"] == "it is empty in release 2.0.0, which this is; download 2.0.1"
+    assert left_out["s0184"] == "its intensities are wrong in release 2.0.0, which this is; download 2.0.1"
+
+
+def test_a_release_that_is_not_known_is_noted(tmp_path: Path) -> None:
+    download = second_release(tmp_path)
+    shutil.rmtree(download.root / "s0045")
+    assert {case.case.note for case in download.plan().cases} == {""}  # the folder's name tells
+    download.root.rename(tmp_path / "renamed")
+    plan = plan_conversion(download.converter, tmp_path / "renamed")
+    assert plan.left_out == {}
+    notes = {case.case.id: case.case.note for case in plan.cases if case.case.note}
+    assert list(notes) == ["s0184"]
+    assert notes["s0184"].startswith("its intensities are wrong in release 2.0.0; without s0045 and s0248 the release")
+
+
+def test_a_damaged_subject_proves_nothing_of_the_release(tmp_path: Path) -> None:
+    download = second_release(tmp_path)
+    (download.root / "s0045" / "ct.nii.gz").write_bytes(b"")
+    assert download.plan().left_out == {}
+    with pytest.raises(ProblemsError, match=r"s0045/ct.nii.gz: the file is empty"):
+        download.convert(labels=("spleen",))
 
 
 def test_subjects_without_a_split_and_without_a_table(tmp_path: Path) -> None:
