@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["atomic_folder", "atomic_path", "write_json", "write_text"]
+
+_DIGITS = 16
 
 
 @contextmanager
@@ -26,7 +29,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         The path to write to.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    temporary = _beside(target)
     try:
         yield temporary
         os.replace(temporary, target)
@@ -47,9 +50,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         The folder to write to.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    replaced = target.with_name(f".{os.getpid()}.replaced.{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, replaced = _beside(target), _beside(target)
     temporary.mkdir()
     try:
         yield temporary
@@ -59,6 +60,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    """A name of its own in the folder of `target`: .NUMBER.NAME.
+
+    The number is drawn from the system's randomness. Numbers of processes would do on one machine only: nodes and
+    containers that share a folder have the same ones.
+    """
+    return target.with_name(f".{secrets.randbelow(10**_DIGITS):0{_DIGITS}d}.{target.name}")
 
 
 def write_text(target: Path, text: str) -> None:

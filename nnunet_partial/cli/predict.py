@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from nnunet_partial.cli.command import add_version, output_console, run_command
 from nnunet_partial.cli.model_arguments import add_modality, add_model, check_model, given_modalities, model_folder
@@ -97,13 +101,41 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Entry point; returns the exit status.
+
+    Raises:
+        SystemExit: The arguments make no sense (2), or the process was told to end by SIGTERM (143).
+    """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     check_model(parser, arguments)
     if arguments.protocol is not None and arguments.output != "labels":
         parser.error("--protocol gives label maps; leave out --output")
-    return run_command(lambda: _run(arguments, sys.argv[1:] if argv is None else list(argv)))
+    with _ended_in_order():
+        return run_command(lambda: _run(arguments, sys.argv[1:] if argv is None else list(argv)))
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Makes SIGTERM, which schedulers send at a job's time limit, leave no unfinished files and no claims behind.
+
+    Raises:
+        SystemExit: With the status that a shell reports for that signal, 143.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the tidying
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        # None: a handler that was not set by Python, and cannot be set by it either
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _run(arguments: argparse.Namespace, command: list[str]) -> int:

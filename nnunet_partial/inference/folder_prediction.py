@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from nnunet_partial.inference.model.plan import PredictionPlan
 from nnunet_partial.inference.predictor import Predictor
 from nnunet_partial.inference.reading.case_files import cases_of_folder
 from nnunet_partial.inference.reading.image_reader import Image, read_image
-from nnunet_partial.inference.reading.prefetch import Prefetcher
+from nnunet_partial.inference.reading.prefetch import Fetched, Prefetcher
 from nnunet_partial.inference.writing.label_writer import (
     output_ending,
     write_class_files,
@@ -104,52 +105,69 @@ def predict_folder(
 
     Raises:
         PartialError: The folder of images is empty, modalities do not fit the model, or the output cannot be written.
-        ProblemsError: Cases failed; the others are done.
+        ProblemsError: Cases failed, or their files are not complete; the others are done.
     """
     job.check()
-    cases = cases_of_folder(job.images, plan.file_ending, len(plan.channel_names))
+    found = cases_of_folder(job.images, plan.file_ending, len(plan.channel_names))
     rules = model_rules(plan.dataset_json)
-    modalities = chosen_modalities(rules, job.images, cases, job.modalities)
-    mine = dict(list(cases.items())[job.part :: job.parts])
+    modalities = chosen_modalities(rules, job.images, found.files, job.modalities)
+    mine = dict(list(found.files.items())[job.part :: job.parts])
+    problems = list(found.problems[job.part :: job.parts])
     _prepare_output(job, plan, record)
     began = time.time()
     waiting = [case for case in mine if not (job.resumes and _is_done(job, case, plan))]
-    console.print(Text(_summary(len(cases), len(mine), len(waiting), job)))
-    if not waiting:
-        return []
+    console.print(Text(_summary(len(found.files), len(mine), len(waiting), len(problems), job)))
+    total = len(waiting) + len(problems)
+    predicted: list[str] = []
 
     def read(case: str) -> Image:
         return _read(mine[case], plan, rules, modalities[case])
 
-    predicted: list[str] = []
-    problems: list[str] = []
-    with Prefetcher(waiting, read) as images:
-        predictor = load()
-        console.print(Text(predictor.backend.description))
-        for number, fetched in enumerate(images, start=1):
-            case, start = fetched.item, time.perf_counter()
-            with claimed(job.output, case) as is_mine:
-                if not is_mine or _is_done(job, case, plan, after=began):
-                    fetched.discard()
-                    console.print(Text(f"{number}/{len(waiting)} {case}: another process has it"))
-                    continue
+    if waiting:
+        with Prefetcher(waiting, read) as images:
+            predictor = load()
+            console.print(Text(predictor.backend.description))
+            for number, fetched in enumerate(images, start=1):
+                start = time.perf_counter()
                 try:
-                    _predict(fetched.take(), case, job, predictor)
-                except (PartialError, OSError, MemoryError) as error:
-                    problems.append(f"{case}: {error or type(error).__name__}")
-                    console.print(Text(f"{number}/{len(waiting)} {case}: failed"))
-                    continue
-            predicted.append(case)
-            console.print(Text(f"{number}/{len(waiting)} {case}: {time.perf_counter() - start:.1f} s"))
+                    is_mine = _predict_unclaimed(fetched, job, predictor, began)
+                except Exception as error:  # of a case, whatever the libraries raise: the others are done all the same
+                    problems.append(f"{fetched.item}: {_described(error)}")
+                    outcome = "failed"
+                else:
+                    predicted += [fetched.item] * is_mine
+                    outcome = f"{time.perf_counter() - start:.1f} s" if is_mine else "another process has it"
+                fetched.discard()
+                console.print(Text(f"{number}/{len(waiting)} {fetched.item}: {outcome}"))
     if problems:
-        raise ProblemsError(f"{len(problems)} of {len(waiting)} cases could not be predicted", problems)
+        raise ProblemsError(f"{len(problems)} of {total} cases could not be predicted", problems)
     return predicted
 
 
-def _summary(found: int, mine: int, waiting: int, job: Job) -> str:
+def _predict_unclaimed(fetched: Fetched[str, Image], job: Job, predictor: Predictor, began: float) -> bool:
+    """Predicts a case; says False where that is or was another process's."""
+    case = fetched.item
+    with claimed(job.output, case) as is_mine:
+        if not is_mine or _is_done(job, case, predictor.plan, after=began):
+            return False
+        _predict(fetched.take(), case, job, predictor)
+        return True
+
+
+def _described(error: Exception) -> str:
+    """What a user is told; of errors that nobody has worded for users, the traceback goes to standard error, too."""
+    if isinstance(error, (PartialError, OSError)):
+        return str(error)
+    if not isinstance(error, MemoryError):
+        traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _summary(found: int, mine: int, waiting: int, problems: int, job: Job) -> str:
     part = f", {mine} in part {job.part} of {job.parts}" if job.parts > 1 else ""
     done = f", {mine - waiting} done before" if waiting < mine else ""
-    return f"{found} cases{part}{done}, {waiting} to predict"
+    unfit = f", {problems} that cannot be" if problems else ""
+    return f"{found} cases{part}{done}, {waiting} to predict{unfit}"
 
 
 def _prepare_output(job: Job, plan: PredictionPlan, record: dict[str, object]) -> None:

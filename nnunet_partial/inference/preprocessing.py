@@ -5,6 +5,8 @@ Models of CT and MR together normalise by modality before all that, as their dat
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_partial.errors import PartialError
+from nnunet_partial.errors import PartialError, VolumeError
 from nnunet_partial.inference.model.modality_rules import model_rules, normalised_image
 from nnunet_partial.inference.model.plan import Normalization, PredictionPlan
 from nnunet_partial.inference.resampling import AxisMap, axis_maps, resample_image, resampled_shape
@@ -20,6 +22,10 @@ from nnunet_partial.inference.resampling import AxisMap, axis_maps, resample_ima
 __all__ = ["Prepared", "prepare"]
 
 _SMALLEST_SD = 1e-8
+_MOST_VOXELS = 2**32
+"""Of an image as the network sees it: two metres in slices of 0.5 mm, 1024 x 1024 voxels each."""
+_MOST_GROWTH = 10_000
+"""Voxels that one voxel may become: slices of 10 mm and pixels of 1 mm, at 0.1 mm."""
 
 FloatArray = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
@@ -90,6 +96,7 @@ def prepare(
 
     Raises:
         PartialError: The number of channels or axes or the modality does not fit, or there is no voxel.
+        VolumeError: The voxel size is implausible: the resampled image would be larger than a scan, or than memory.
     """
     _check(image, spacing_mm, plan)
     image = normalised_image(image, modality, model_rules(plan.dataset_json))
@@ -98,6 +105,7 @@ def prepare(
     box = _nonzero_box(turned)
     cropped = turned[(slice(None), *box)]
     network_spacing = (*spacing[: 3 - len(plan.spacing_mm)], *plan.spacing_mm)
+    _check_size(cropped.shape, spacing, network_spacing)
     shape = resampled_shape(cropped.shape[1:], spacing, network_spacing)
     if min(shape) < 1:
         raise PartialError(
@@ -131,6 +139,27 @@ def _check(image: FloatArray, spacing_mm: Sequence[float], plan: PredictionPlan)
         )
     if min(image.shape) < 1:
         raise PartialError(f"image: expected at least one voxel along each axis, found shape {image.shape[1:]}")
+
+
+def _check_size(shape: Sequence[int], spacing: Sequence[float], network_spacing: Sequence[float]) -> None:
+    """Refuses an image (C, z, y, x) that would become too large, before anything of that size is asked for."""
+    voxels = math.prod(shape[1:])
+    wanted = voxels * math.prod(mm / new for mm, new in zip(spacing, network_spacing, strict=True))
+    # channels are resampled one by one and then joined, so that for a moment there are two of each
+    in_memory = _memory_bytes() // (2 * shape[0] * np.dtype(np.float32).itemsize)
+    most = min(_MOST_VOXELS, _MOST_GROWTH * voxels, in_memory)
+    if not wanted <= most:  # not the other way round: NaN is refused as well
+        raise VolumeError(
+            f"voxel size: found {_text(spacing)} mm, which makes {wanted:.3g} voxels at the network's "
+            f"{_text(network_spacing)} mm of {voxels} in the image; expected at most {most:.3g} "
+            f"({_MOST_GROWTH} from one voxel, {_MOST_VOXELS:.3g} in all, and what memory holds); check the voxel size "
+            "in the image's header"
+        )
+
+
+def _memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _nonzero_box(image: FloatArray) -> Box:

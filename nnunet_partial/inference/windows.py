@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Backend
 
 __all__ = ["importance", "sliding_logits", "window_count", "window_starts"]
@@ -108,10 +109,20 @@ class _Accumulator:
         self._weights[:, y : y + height, x : x + width] += self._importance
 
     def means(self, planes: int) -> NDArray[np.float32]:
-        """Means of the first planes, of which no window is to come; (C, planes, Y, X), valid until `advance`."""
+        """Means of the first planes, of which no window is to come; (C, planes, Y, X), valid until `advance`.
+
+        Raises:
+            PartialError: Some are infinite or NaN.
+        """
         sums = self._sums[:, :planes]
         sums /= self._weights[:planes]
-        return self._backend.to_numpy(sums)
+        # one number for all, where they lie: a single infinity or NaN is never summed away
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(sums.sum())
+        found = self._backend.to_numpy(sums)
+        if not math.isfinite(total):
+            _refuse_infinite(found)
+        return found
 
     def advance(self, planes: int) -> None:
         """Forgets the first planes."""
@@ -122,6 +133,15 @@ class _Accumulator:
             self._weights[plane] = self._weights[plane + planes]
         self._sums[:, kept:] = 0
         self._weights[kept:] = 0
+
+
+def _refuse_infinite(logits: NDArray[np.float32]) -> None:
+    wrong = logits.size - int(np.count_nonzero(np.isfinite(logits)))
+    if wrong:  # finite numbers have an infinite sum only where they are near the largest that float32 holds
+        raise PartialError(
+            f"network: expected finite numbers, found {wrong} of {logits.size} that are infinite or NaN; half "
+            "precision holds numbers up to 65504: try --precision fp32; if that does not help, the weights are damaged"
+        )
 
 
 def _predict(backend: Backend, patches: Any, mirror_axes: Sequence[int]) -> Any:
@@ -164,6 +184,9 @@ def sliding_logits(
     Yields:
         Logits (outputs, k, Y, X) of consecutive planes along z, together all of the volume. Their memory is used again
         for the next ones.
+
+    Raises:
+        PartialError: The network gives infinite numbers or NaN.
     """
     whole = _whole(patch)
     padding = _padding(image.shape[1:], whole)

@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-from nnunet_partial.errors import PartialError, ProblemsError, VolumeError
-from nnunet_partial.inference.reading.case_files import cases_of_folder, natural_order
+from nnunet_partial.errors import VolumeError
+from nnunet_partial.inference.reading.case_files import FoundCases, cases_of_folder, natural_order
 from nnunet_partial.inference.reading.prefetch import Prefetcher
 
 
@@ -35,7 +35,9 @@ def test_cases_in_natural_order(tmp_path: Path) -> None:
     names = [f"{case}_000{c}.nii.gz" for case in ("case_10", "case_2", "Ä 1", "x_0000") for c in (1, 0)]
     touch(tmp_path, *names, "notes.txt", ".hidden_0000.nii.gz", "dataset.json", "b_0000.nii")
     (tmp_path / "odd_0000.nii.gz.d").mkdir()
-    cases = cases_of_folder(tmp_path, ".nii.gz", 2)
+    found = cases_of_folder(tmp_path, ".nii.gz", 2)
+    cases = found.files
+    assert found.problems == []
     assert list(cases) == ["case_2", "case_10", "x_0000", "Ä 1"]
     assert cases["case_10"] == [tmp_path / "case_10_0000.nii.gz", tmp_path / "case_10_0001.nii.gz"]
     (tmp_path / ".hidden_0000.nii.gz").unlink()
@@ -47,20 +49,33 @@ def test_names_of_digits_and_letters_can_be_sorted() -> None:
     assert sorted(names, key=natural_order) == ["", "2", "10", "a", "a2", "a10", "b", "²"]
 
 
-def test_missing_and_surplus_channels_are_listed_together(tmp_path: Path) -> None:
+def test_missing_and_surplus_channels_are_problems_of_their_cases(tmp_path: Path) -> None:
     touch(tmp_path, "a_0000.mha", "a_0001.mha", "b_0001.mha", "c_0000.mha", "c_0001.mha", "c_0007.mha")
-    with pytest.raises(ProblemsError) as error:
-        cases_of_folder(tmp_path, ".mha", 2)
-    assert error.value.problems == [
+    found = cases_of_folder(tmp_path, ".mha", 2)
+    assert found.files == {"a": [tmp_path / "a_0000.mha", tmp_path / "a_0001.mha"]}
+    assert found.problems == [
         "b: the model takes 2 channels; missing 0000",
         "c: the model takes 2 channels; unexpected 0007",
     ]
+    (tmp_path / "a_0000.mha").unlink()
+    assert cases_of_folder(tmp_path, ".mha", 2).files == {}
 
 
 def test_names_without_a_channel(tmp_path: Path) -> None:
-    touch(tmp_path, "a_0000.png", "liver.png")
-    with pytest.raises(ProblemsError, match=r"liver\.png: expected a name like CASE_0000\.png"):
-        cases_of_folder(tmp_path, ".png", 1)
+    touch(tmp_path, "a_0000.png", "liver.png", "b_0000.png")
+    found = cases_of_folder(tmp_path, ".png", 1)
+    assert list(found.files) == ["a", "b"]
+    assert found.problems == [
+        "liver.png: expected a name like CASE_0000.png, with the number of the channel",
+    ]
+
+
+def test_a_link_that_leads_nowhere_is_a_case(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.mha")
+    (tmp_path / "b_0000.mha").symlink_to("nowhere")
+    assert list(cases_of_folder(tmp_path, ".mha", 1).files) == ["a", "b"]
+    found = cases_of_folder(tmp_path, ".mha", 2)
+    assert [problem.partition(":")[0] for problem in found.problems] == ["a", "b"]
 
 
 def test_nothing_found_says_what_there_is(tmp_path: Path) -> None:
@@ -75,33 +90,36 @@ def test_nothing_found_says_what_there_is(tmp_path: Path) -> None:
 
 def test_all_channels_in_one_file(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5, 2), np.int16), np.eye(4)), tmp_path / "a_0000.nii.gz")
-    assert cases_of_folder(tmp_path, ".nii.gz", 2) == {"a": [tmp_path / "a_0000.nii.gz"]}
-    with pytest.raises(ProblemsError, match="missing 0001, 0002"):
-        cases_of_folder(tmp_path, ".nii.gz", 3)
+    assert cases_of_folder(tmp_path, ".nii.gz", 2) == FoundCases({"a": [tmp_path / "a_0000.nii.gz"]}, [])
+    missing = ["a: the model takes 3 channels; missing 0001, 0002"]
+    assert cases_of_folder(tmp_path, ".nii.gz", 3) == FoundCases({}, missing)
     sitk.WriteImage(
         sitk.GetImageFromArray(np.zeros((2, 3, 4, 5), np.uint8), isVector=False), str(tmp_path / "a_0000.mha")
     )
-    assert list(cases_of_folder(tmp_path, ".mha", 2)) == ["a"]
-    with pytest.raises(ProblemsError, match="missing 0001, 0002"):
-        cases_of_folder(tmp_path, ".mha", 3)
-    touch(tmp_path, "photo_0000.png", "bad_0000.nrrd", "bad_0000.nii")
-    assert list(cases_of_folder(tmp_path, ".png", 3)) == ["photo"]
-    with pytest.raises(ProblemsError, match="missing 0001"):
-        cases_of_folder(tmp_path, ".png", 2)
-    for ending in (".nrrd", ".nii"):
-        with pytest.raises(VolumeError, match="bad_0000"):
-            cases_of_folder(tmp_path, ending, 2)
+    assert list(cases_of_folder(tmp_path, ".mha", 2).files) == ["a"]
+    assert cases_of_folder(tmp_path, ".mha", 3) == FoundCases({}, missing)
+    touch(tmp_path, "photo_0000.png")
+    assert list(cases_of_folder(tmp_path, ".png", 3).files) == ["photo"]
+    assert cases_of_folder(tmp_path, ".png", 2).problems == ["photo: the model takes 2 channels; missing 0001"]
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nii", ".nii.gz"])
+def test_a_damaged_header_is_the_problem_of_its_case(ending: str, tmp_path: Path) -> None:
+    touch(tmp_path, f"a_0000{ending}", f"a_0001{ending}", f"bad_0000{ending}", f"z_0000{ending}", f"z_0001{ending}")
+    found = cases_of_folder(tmp_path, ending, 2)
+    assert list(found.files) == ["a", "z"]
+    (problem,) = found.problems
+    assert problem.startswith(f"bad: {tmp_path / 'bad_0000'}{ending}: ")
 
 
 def test_a_single_file(tmp_path: Path) -> None:
     touch(tmp_path, "a_0000.mha", "a_0001.mha", "b_0000.mha", "any name.mha", "a [1]_0000.mha")
-    assert cases_of_folder(tmp_path / "b_0000.mha", ".mha", 1) == {"b": [tmp_path / "b_0000.mha"]}
-    assert cases_of_folder(tmp_path / "any name.mha", ".mha", 1) == {"any name": [tmp_path / "any name.mha"]}
-    assert cases_of_folder(tmp_path / "a [1]_0000.mha", ".mha", 1) == {"a [1]": [tmp_path / "a [1]_0000.mha"]}
+    for name, case in (("b_0000.mha", "b"), ("any name.mha", "any name"), ("a [1]_0000.mha", "a [1]")):
+        assert cases_of_folder(tmp_path / name, ".mha", 1) == FoundCases({case: [tmp_path / name]})
     both = [tmp_path / "a_0000.mha", tmp_path / "a_0001.mha"]
-    assert cases_of_folder(both[0], ".mha", 2) == {"a": both}
-    with pytest.raises(PartialError, match="unexpected 0001"):
-        cases_of_folder(both[0], ".mha", 1)
+    assert cases_of_folder(both[0], ".mha", 2) == FoundCases({"a": both})
+    unexpected = ["a: the model takes 1 channels; unexpected 0001"]
+    assert cases_of_folder(both[0], ".mha", 1) == FoundCases({}, unexpected)
     with pytest.raises(VolumeError, match=r"ends in \.nii\.gz"):
         cases_of_folder(both[0], ".nii.gz", 1)
     (tmp_path / "photo.png").touch()
@@ -113,10 +131,11 @@ def test_folders_of_dicom(tmp_path: Path) -> None:
     dicom(tmp_path / "patient 10" / "series" / "1")
     dicom(tmp_path / "patient 2" / "1.dcm")
     touch(tmp_path, "list.csv", "papers/a.pdf")
-    cases = cases_of_folder(tmp_path, ".nii.gz", 1)
+    cases = cases_of_folder(tmp_path, ".nii.gz", 1).files
     assert cases == {name: [tmp_path / name] for name in ("patient 2", "patient 10")}
     assert list(cases) == ["patient 2", "patient 10"]
-    assert cases_of_folder(tmp_path / "patient 2", ".nii.gz", 1) == {"patient 2": [tmp_path / "patient 2"]}
+    alone = cases_of_folder(tmp_path / "patient 2", ".nii.gz", 1)
+    assert alone == FoundCases({"patient 2": [tmp_path / "patient 2"]})
     with pytest.raises(VolumeError, match="takes 2 channels, a DICOM series is one"):
         cases_of_folder(tmp_path, ".nii.gz", 2)
 

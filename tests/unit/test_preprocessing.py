@@ -7,7 +7,7 @@ import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_partial.errors import PartialError
+from nnunet_partial.errors import PartialError, VolumeError
 from nnunet_partial.inference.model.plan import Architecture, Decoding, Normalization, PredictionPlan, Resampling
 from nnunet_partial.inference.preprocessing import prepare
 
@@ -150,3 +150,31 @@ def test_what_does_not_fit_is_refused(image, spacing, message):
 def test_unknown_normalization_is_refused():
     with pytest.raises(PartialError, match="'Magic': expected one of CTNormalization"):
         prepare(np.ones((1, 4, 4, 4), np.float32), (1, 1, 1), make_plan(("Magic",)))
+
+
+@pytest.mark.parametrize(
+    "spacing", [(1e6, 1e6, 1e6), (1.5, 1e6, 1.0), (1e200, 1e200, 1e200), (np.nan, 1.0, 1.0), (40.0, 30.0, 30.0)]
+)
+def test_voxel_sizes_that_make_an_image_too_large_are_named(spacing, monkeypatch):
+    monkeypatch.setattr("nnunet_partial.inference.preprocessing.resample_image", None)  # nothing of that size is made
+    message = r"voxel size: found .* mm, which makes \S+ voxels at the network's 1\.5 x 1 x 1 mm of 1000"
+    with pytest.raises(VolumeError, match=message):
+        prepare(np.ones((1, 10, 10, 10), np.float32), spacing, make_plan())
+
+
+def test_an_image_must_fit_into_memory_twice(monkeypatch):
+    # 3000 voxels of 4 bytes in two channels
+    image, spacing, plan = np.ones((2, 10, 10, 10), np.float32), (1.5, 3.0, 1.0), make_plan(("NoNormalization",) * 2)
+    monkeypatch.setattr("nnunet_partial.inference.preprocessing._memory_bytes", lambda: 2 * 2 * 4 * 3000)
+    assert prepare(image, spacing, plan).data.shape == (2, 10, 30, 10)
+    monkeypatch.setattr("nnunet_partial.inference.preprocessing._memory_bytes", lambda: 2 * 2 * 4 * 3000 - 1)
+    with pytest.raises(VolumeError, match=r"found 1\.5 x 3 x 1 mm, .*3e\+03 voxels"):
+        prepare(image, spacing, plan)
+
+
+def test_more_voxels_than_any_scan_has_are_refused_on_any_machine(monkeypatch):
+    monkeypatch.setattr("nnunet_partial.inference.preprocessing._memory_bytes", lambda: 1 << 60)
+    # 17 GB, were they more than one number
+    image = np.broadcast_to(np.float32(1), (1, 2000, 2000, 1080))
+    with pytest.raises(VolumeError, match=r"at most 4\.29e\+09"):
+        prepare(image, (1.5, 1.0, 1.0), make_plan())

@@ -10,6 +10,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
+from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import NumpyArrays
 from nnunet_partial.inference.windows import importance, sliding_logits, window_count, window_starts
 
@@ -95,6 +96,38 @@ def test_slices_of_a_2d_network():
             return 2 * patches
 
     np.testing.assert_allclose(whole(image, Doubles(), (8, 8), batch_size=2), 2 * image, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("window", [0, 3, 8])
+@pytest.mark.filterwarnings("error")
+def test_infinite_logits_are_refused_before_their_planes_are_given(wrong, window):
+    class Overflows(Local):
+        def predict(self, patches):
+            logits = super().predict(patches)
+            if len(self.batches) == window + 1:
+                logits[0, 1, 4, 4, 4] = wrong
+            return logits
+
+    given = []
+    with pytest.raises(
+        PartialError, match=r"finite numbers, found 1 of \d+ that are infinite or NaN.*--precision fp32"
+    ):
+        for block in sliding_logits(np.zeros((1, 24, 8, 16), np.float32), Overflows(), (8, 8, 8)):
+            given.append(block.copy())
+    # three windows a row, and rows begin at 0, 4, 8, ...; the voxel is in the second plane that its row completes
+    assert len(given) == window // 3 + 1
+    assert np.isfinite(given).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_sum_that_overflows_does_not_count_as_infinite_logits():
+    class Large(Local):
+        def predict(self, patches):
+            return np.full((len(patches), 2, *patches.shape[2:]), 1e36, np.float32)
+
+    found = whole(np.zeros((1, 8, 8, 8), np.float32), Large(), (8, 8, 8))
+    np.testing.assert_allclose(found, 1e36, rtol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])

@@ -17,7 +17,7 @@ class Backend(Protocol):
     """A network that is ready to run.
 
     A backend has arrays of its own, called `Any` below: NumPy arrays where it computes in memory of the host, PyTorch
-    tensors on its device else. Both have `shape`, slicing, `+=` and `*=` in common, which is what accumulating windows
+    tensors on its device else. Both have `shape`, slicing, `sum`, `+=` and `*=` in common, which is what accumulating windows
     needs; the methods below are for the rest. All of them are float32.
 
     Attributes:

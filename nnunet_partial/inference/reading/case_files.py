@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_partial.dicom import holds_dicom
-from nnunet_partial.errors import ProblemsError, VolumeError
+from nnunet_partial.errors import VolumeError
 from nnunet_partial.inference.reading.nifti_bytes import is_nifti, peek_header
 
-__all__ = ["cases_of_folder", "natural_order"]
+__all__ = ["FoundCases", "cases_of_folder", "natural_order"]
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _DIGITS = re.compile(r"(\d+)")
@@ -23,7 +25,20 @@ def natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in _DIGITS.split(name) if part)
 
 
-def cases_of_folder(folder: Path, file_ending: str, n_channels: int) -> dict[str, list[Path]]:
+@dataclass(frozen=True)
+class FoundCases:
+    """What an input folder holds.
+
+    Attributes:
+        files: Case to its files in the order of the channels; cases in natural order.
+        problems: One line a case, or a file without a case, that cannot be predicted.
+    """
+
+    files: Mapping[str, list[Path]]
+    problems: Sequence[str] = ()
+
+
+def cases_of_folder(folder: Path, file_ending: str, n_channels: int) -> FoundCases:
     """Finds the cases to predict.
 
     A case is CASE_0000.ending, CASE_0001.ending, ...; or CASE_0000.ending alone where that file holds all channels;
@@ -36,20 +51,21 @@ def cases_of_folder(folder: Path, file_ending: str, n_channels: int) -> dict[str
         n_channels: Channels of the model.
 
     Returns:
-        Case to its files in the order of the channels; cases in natural order.
+        The cases whose files are complete; and as problems those with channels missing or too many, or whose only
+        file cannot be read, and files that are not named after nnU-Net's manner.
 
     Raises:
-        VolumeError: The folder is missing or holds no case.
-        ProblemsError: Channels are missing or too many, or files are not named after nnU-Net's manner.
+        VolumeError: The folder is missing or holds no images, or a single file does not fit the model.
     """
     if folder.is_file():
         return _single_file(folder, file_ending, n_channels)
     if not folder.is_dir():
         raise VolumeError(f"{folder}: no such file or folder; expected images to predict")
     names = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    images = [path for path in names if path.name.endswith(file_ending) and path.is_file()]
+    # not only files: a link that leads nowhere is a case as well, which fails when it is read
+    images = [path for path in names if path.name.endswith(file_ending) and not path.is_dir()]
     if images:
-        return _named_cases(folder, images, file_ending, n_channels)
+        return _named_cases(images, file_ending, n_channels)
     cases = _dicom_cases(folder, names)
     if not cases:
         found = Counter(_ending(path) for path in names if path.is_file())
@@ -62,7 +78,7 @@ def cases_of_folder(folder: Path, file_ending: str, n_channels: int) -> dict[str
             f"{folder}: the model takes {n_channels} channels, a DICOM series is one; convert the series to "
             f"CASE_0000{file_ending}, CASE_0001{file_ending}, ..."
         )
-    return cases
+    return FoundCases(cases)
 
 
 def _ending(path: Path) -> str:
@@ -70,7 +86,7 @@ def _ending(path: Path) -> str:
     return match[0] if match else "(no ending)"
 
 
-def _named_cases(folder: Path, images: list[Path], file_ending: str, n_channels: int) -> dict[str, list[Path]]:
+def _named_cases(images: list[Path], file_ending: str, n_channels: int) -> FoundCases:
     found: dict[str, dict[int, Path]] = {}
     problems: list[str] = []
     for path in images:
@@ -79,20 +95,27 @@ def _named_cases(folder: Path, images: list[Path], file_ending: str, n_channels:
             found.setdefault(match["case"], {})[int(match["channel"])] = path
         else:
             problems.append(f"{path.name}: expected a name like CASE_0000{file_ending}, with the number of the channel")
-    for case, files in found.items():
-        problems += _channel_problem(case, files, n_channels)
-    if problems:
-        raise ProblemsError(str(folder), sorted(problems, key=natural_order))
-    return {case: [found[case][c] for c in sorted(found[case])] for case in sorted(found, key=natural_order)}
+    complete = {}
+    for case in sorted(found, key=natural_order):
+        problem = _channel_problem(case, found[case], n_channels)
+        if problem is None:
+            complete[case] = [found[case][channel] for channel in sorted(found[case])]
+        else:
+            problems.append(problem)
+    return FoundCases(complete, sorted(problems, key=natural_order))
 
 
-def _channel_problem(case: str, files: dict[int, Path], n_channels: int) -> list[str]:
-    if set(files) == set(range(n_channels)) or (set(files) == {0} and _holds_channels(files[0], n_channels)):
-        return []
+def _channel_problem(case: str, files: Mapping[int, Path], n_channels: int) -> str | None:
+    """What keeps a case from being predicted; None where its channels are complete."""
+    try:
+        if set(files) == set(range(n_channels)) or (set(files) == {0} and _holds_channels(files[0], n_channels)):
+            return None
+    except (VolumeError, OSError) as error:
+        return f"{case}: {error}"
     missing = [f"{channel:04d}" for channel in range(n_channels) if channel not in files]
     surplus = [f"{channel:04d}" for channel in sorted(files) if channel >= n_channels]
     parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unexpected {', '.join(surplus)}"] * bool(surplus)
-    return [f"{case}: the model takes {n_channels} channels; {'; '.join(parts)}"]
+    return f"{case}: the model takes {n_channels} channels; {'; '.join(parts)}"
 
 
 def _holds_channels(path: Path, n_channels: int) -> bool:
@@ -113,7 +136,7 @@ def _holds_channels(path: Path, n_channels: int) -> bool:
     return bool(reader.GetDimension() == 4 and reader.GetSize()[3] == n_channels)
 
 
-def _single_file(path: Path, file_ending: str, n_channels: int) -> dict[str, list[Path]]:
+def _single_file(path: Path, file_ending: str, n_channels: int) -> FoundCases:
     if not path.name.endswith(file_ending):
         raise VolumeError(f"{path}: expected a file that ends in {file_ending}, which the model was trained on")
     stem = path.name[: -len(file_ending)]
@@ -125,13 +148,13 @@ def _single_file(path: Path, file_ending: str, n_channels: int) -> dict[str, lis
                 f"{path}: the model takes {n_channels} channels; name them {stem}_0000{file_ending}, "
                 f"{stem}_0001{file_ending}, ..."
             )
-        return {stem: [path]}
+        return FoundCases({stem: [path]})
     pattern = re.compile(re.escape(match["case"]) + r"_(\d{4})" + re.escape(file_ending))
     files = {int(m[1]): other for other in path.parent.iterdir() if (m := pattern.fullmatch(other.name))}
     problem = _channel_problem(match["case"], files, n_channels)
-    if problem:
-        raise ProblemsError(str(path), problem)
-    return {match["case"]: [files[channel] for channel in sorted(files)]}
+    if problem is not None:
+        return FoundCases({}, [problem])
+    return FoundCases({match["case"]: [files[channel] for channel in sorted(files)]})
 
 
 def _dicom_cases(folder: Path, names: list[Path]) -> dict[str, list[Path]]:

@@ -5,6 +5,8 @@ Files equal those of nnU-Net's own writers, voxels and header alike, but for the
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -38,6 +40,10 @@ __all__ = [
 
 _UNSAFE = re.compile(r"[^\w.+-]+")
 _TIFF_STACK = (".tif", ".tiff")
+_HEADER_BYTES = 352
+"""Of a NIfTI-1 file, before its voxels."""
+_MORE = bytes(1 << 20)
+"""More than fits where the little that SimpleITK wrote last did not."""
 _DIM_BYTES = slice(40, 56)
 """Where a NIfTI-1 header says how many axes there are, and their lengths: 8 numbers of 16 bits."""
 
@@ -161,10 +167,8 @@ def _write(voxels: npt.NDArray[Any], image: Image, target: Path) -> None:
         if is_nifti(target):
             _write_nifti(turned, geometry, target)
         elif isinstance(geometry, ItkGeometry):
-            import SimpleITK as sitk
-
             with atomic_path(target) as temporary:
-                sitk.WriteImage(itk_image(turned, geometry), str(temporary), True)
+                _write_itk(turned, geometry, temporary)
         else:
             raise VolumeError(f"{target}: the model's writer knows .nii and .nii.gz only")
     except OSError as error:
@@ -220,6 +224,9 @@ def _write_nifti(voxels: npt.NDArray[Any], geometry: ImageGeometry, target: Path
             try:
                 sitk.WriteImage(itk_image(one, geometry), str(single), False)
                 content = single.read_bytes()
+                if len(content) != _HEADER_BYTES + one.nbytes:  # SimpleITK does not notice a full disk here
+                    _ask_why(single)
+                    raise OSError(errno.EIO, f"SimpleITK wrote {len(content)} bytes of a header")
             finally:
                 single.unlink(missing_ok=True)
         else:
@@ -234,6 +241,36 @@ def _write_nifti(voxels: npt.NDArray[Any], geometry: ImageGeometry, target: Path
         parts = (bytes(header), np.ascontiguousarray(voxels).reshape(-1).view(np.uint8).data)
         with temporary.open("wb") as file:
             file.writelines(compress(*parts) if target.name.lower().endswith(".gz") else parts)
+
+
+def _write_itk(voxels: npt.NDArray[Any], geometry: ItkGeometry, path: Path) -> None:
+    import SimpleITK as sitk
+
+    try:
+        sitk.WriteImage(itk_image(voxels, geometry), str(path), True)
+        # read again, because the end of a file may be lost on a full disk without a word, that of .nrrd for one
+        whole = np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).ravel(), voxels.ravel())
+    except RuntimeError:
+        _ask_why(path)
+        raise
+    if not whole:
+        _ask_why(path)
+        raise OSError(errno.EIO, "it reads back as something else; is its ending that of a lossless format?")
+
+
+def _ask_why(path: Path) -> None:
+    """Makes the system say why a file could not be written, which SimpleITK keeps to itself: by writing more to it.
+
+    Args:
+        path: What was written so far. Where the system takes more, that is in the file afterwards.
+
+    Raises:
+        OSError: The disk is full, or whatever else the system says.
+    """
+    with path.open("ab") as file:
+        file.write(_MORE)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_pixels(voxels: npt.NDArray[Any], image: Image, geometry: PixelGeometry, target: Path) -> None:

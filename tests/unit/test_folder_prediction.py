@@ -1,0 +1,216 @@
+"""Folders of cases of which some fail: the others are done, every failure is told once, and nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import nibabel as nib
+import numpy as np
+import pytest
+from rich.console import Console
+
+from nnunet_partial.errors import PartialError, ProblemsError
+from nnunet_partial.inference import claims
+from nnunet_partial.inference.folder_prediction import Job, predict_folder
+from nnunet_partial.inference.model.plan import Architecture, Decoding, Normalization, PredictionPlan, Resampling
+from nnunet_partial.inference.predictor import Predictor
+
+SHAPE = (6, 5, 4)
+
+
+def plan(channels: int = 1) -> PredictionPlan:
+    return PredictionPlan(
+        dataset="Dataset001_Test",
+        configuration="3d_fullres",
+        trainer="nnUNetTrainer",
+        plans="nnUNetPlans",
+        channel_names=tuple(f"channel {number}" for number in range(channels)),
+        file_ending=".nii.gz",
+        reader="SimpleITKIO",
+        patch_size=(8, 8, 8),
+        spacing_mm=(1.0, 1.0, 1.0),
+        transpose_forward=(0, 1, 2),
+        normalizations=(Normalization("NoNormalization"),) * channels,
+        image_resampling=Resampling(),
+        logit_resampling=Resampling(),
+        decoding=Decoding(False, (0, 1), ("background", "organ"), 1),
+        mirror_axes=(),
+        architecture=Architecture("torch.nn.Identity", {}),
+        dataset_json={"labels": {"background": 0, "organ": 1}},
+    )
+
+
+class Stub:
+    """In place of a predictor: a label map of ones, or whatever an image of that value makes it do."""
+
+    backend = SimpleNamespace(description="stub")
+
+    def __init__(self, plan: PredictionPlan, acts: dict[int, Callable[[], Any]] | None = None) -> None:
+        self.plan = plan
+        self.acts = acts or {}
+
+    def __call__(self, image: np.ndarray, spacing_mm: Sequence[float], modality: str | None) -> np.ndarray:
+        self.acts.get(int(image[0, 0, 0, 0]), lambda: None)()
+        return np.ones(image.shape[1:], np.uint8)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def write_case(folder: Path, number: int, channels: int = 1) -> None:
+    folder.mkdir(exist_ok=True)
+    for channel in range(channels):
+        image = nib.Nifti1Image(np.full(SHAPE, number, np.int16), np.eye(4))
+        nib.save(image, folder / f"case_{number}_{channel:04d}.nii.gz")
+
+
+def predicted(job: Job, stub: Stub) -> list[str]:
+    return predict_folder(job, stub.plan, lambda: cast(Predictor, stub), Console(file=io.StringIO()), {})
+
+
+def problems_of(job: Job, stub: Stub) -> list[str]:
+    with pytest.raises(ProblemsError) as caught:
+        predicted(job, stub)
+    return caught.value.problems
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".json")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """Four cases of one channel."""
+    for number in range(4):
+        write_case(tmp_path / "images", number)
+    return Job(tmp_path / "images", tmp_path / "out")
+
+
+def test_incomplete_cases_and_stray_files_do_not_stop_the_others(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for number in range(3):
+        write_case(images, number, channels=2)
+    (images / "case_1_0001.nii.gz").unlink()
+    (images / "liver.nii.gz").write_bytes(b"x")
+    (images / "bad_0000.nii.gz").write_bytes(b"x")
+    job = Job(images, tmp_path / "out")
+    with pytest.raises(ProblemsError, match="3 of 5 cases could not be predicted") as caught:
+        predicted(job, Stub(plan(2)))
+    bad, incomplete, stray = caught.value.problems
+    assert bad.startswith(f"bad: {images / 'bad_0000.nii.gz'}: ")
+    assert incomplete == "case_1: the model takes 2 channels; missing 0001"
+    assert stray.startswith("liver.nii.gz: expected a name like CASE_0000.nii.gz")
+    assert names(job.output) == ["case_0.nii.gz", "case_2.nii.gz"]
+
+
+def test_no_model_is_loaded_where_all_cases_are_incomplete(tmp_path: Path) -> None:
+    write_case(tmp_path / "images", 1)
+    job = Job(tmp_path / "images", tmp_path / "out")
+
+    def load() -> Predictor:
+        raise AssertionError("loaded")
+
+    with pytest.raises(ProblemsError, match="1 of 1 cases"):
+        predict_folder(job, plan(2), load, Console(file=io.StringIO()), {})
+
+
+def test_parts_share_cases_and_problems(tmp_path: Path) -> None:
+    images, found, written = tmp_path / "images", [], []
+    for number in range(5):
+        write_case(images, number, channels=2)
+    for number in (5, 6, 7):
+        write_case(images, number, channels=1)
+    for part in range(3):
+        output = tmp_path / f"out{part}"
+        found.append(problems_of(Job(images, output, parts=3, part=part), Stub(plan(2))))
+        written.append(names(output))
+    assert [[problem.partition(":")[0] for problem in part] for part in found] == [["case_5"], ["case_6"], ["case_7"]]
+    assert written == [["case_0.nii.gz", "case_3.nii.gz"], ["case_1.nii.gz", "case_4.nii.gz"], ["case_2.nii.gz"]]
+    only = Job(images, tmp_path / "out", parts=20, part=19)
+    assert predicted(only, Stub(plan(2))) == []
+
+
+class Foreign(Exception):
+    """Of a library whose errors have a root of their own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "traced"),
+    [
+        (RuntimeError("CUDA out of memory"), "RuntimeError: CUDA out of memory", True),
+        (ValueError("array is too big"), "ValueError: array is too big", True),
+        (Foreign("allocation failed"), "Foreign: allocation failed", True),
+        (OverflowError(), "OverflowError", True),
+        (MemoryError(), "MemoryError", False),
+        (PartialError("network: found NaN"), "network: found NaN", False),
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device", False),
+    ],
+)
+def test_whatever_a_case_raises_is_its_problem(
+    job: Job, error: Exception, message: str, traced: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert problems_of(job, Stub(plan(), {1: raising(error), 3: raising(error)})) == [
+        f"case_1: {message}",
+        f"case_3: {message}",
+    ]
+    assert names(job.output) == ["case_0.nii.gz", "case_2.nii.gz"]
+    assert ("in act" in capsys.readouterr().err) == traced
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_end_from_outside_leaves_nothing_behind(job: Job, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        predicted(job, Stub(plan(), {2: raising(error())}))
+    assert names(job.output) == ["case_0.nii.gz", "case_1.nii.gz"]
+
+
+def test_a_case_that_cannot_be_claimed_does_not_stop_the_others(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def no_locks_for_case_1(path: Path, *more: Any) -> int:
+        if path.name == "case_1.lock":
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        return real(path, *more)
+
+    monkeypatch.setattr(claims.os, "open", no_locks_for_case_1)
+    (problem,) = problems_of(job, Stub(plan()))
+    assert re.match(r"case_1: .*case_1\.lock: the case cannot be claimed \(No locks available\)", problem)
+    assert names(job.output) == ["case_0.nii.gz", "case_2.nii.gz", "case_3.nii.gz"]
+
+
+@pytest.mark.parametrize("kind", ["labels", "classes", "seg.nrrd"])
+def test_a_full_disk_is_a_problem_of_the_cases_it_stops(job: Job, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    full: list[int] = []
+
+    def compress(*parts: Any) -> list[bytes]:
+        if full.pop():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return [bytes(part) for part in parts]
+
+    class Whole(Stub):
+        def predicted(self, image: np.ndarray, spacing_mm: Sequence[float], modality: str | None) -> Any:
+            labels = self(image, spacing_mm, modality)
+            return SimpleNamespace(masks=lambda: [("organ", labels > 0)])
+
+    def fill(now: int) -> Callable[[], None]:
+        return lambda: full.append(now)
+
+    for module in ("label_writer", "segmentation_nrrd"):
+        monkeypatch.setattr(f"nnunet_partial.inference.writing.{module}.compress", compress)
+    stub = Whole(plan(), {0: fill(0), 1: fill(1), 2: fill(0), 3: fill(0)})
+    (problem,) = problems_of(Job(job.images, job.output, kind), stub)
+    assert problem.startswith("case_1: ")
+    assert problem.endswith("cannot be written (No space left on device)")
+    ending = {"labels": ".nii.gz", "classes": "", "seg.nrrd": ".seg.nrrd"}[kind]
+    assert names(job.output) == [f"case_{number}{ending}" for number in (0, 2, 3)]
