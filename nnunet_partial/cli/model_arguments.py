@@ -27,6 +27,7 @@ def add_model(parser: argparse.ArgumentParser, of_folder: str = "the model folde
     model.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: %(default)s)")
     model.add_argument(
         "--trust_checkpoint",
+        "--trust-checkpoint",
         action="store_true",
         help="load checkpoints that hold more than weights and plain values; these can run anything",
     )

@@ -243,7 +243,10 @@ def _planned(case: Case, converter: Converter, names: tuple[str, ...], sided: Ma
     if isinstance(case.label, Masks):
         without = sorted(set(annotated) - set(case.label.files))
         if without:
-            raise LabelError(f"{where}: {without} are annotated, but have no mask")
+            raise LabelError(
+                f"{where}: {without} are annotated, but have no mask; is it another release? Choose with --labels what "
+                "it has"
+            )
         if case.label.missing == "unannotated":
             annotated = tuple(name for name in annotated if case.label.files[name].exists())
     if not annotated:

@@ -5,7 +5,7 @@ Slower than `label_export` by far; memory is a few volumes of one channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,31 +74,39 @@ def labels_of_channels(channels: Iterable[FloatArray], decoding: Decoding) -> ND
 
 
 def probabilities_of_channels(
-    channels: Callable[[], Iterator[FloatArray]], count: int, regions: bool
+    interpolated: Callable[[FloatArray], Iterator[FloatArray]],
+    logits: FloatArray,
+    classes: Sequence[Sequence[int]],
+    regions: bool,
 ) -> Iterator[FloatArray]:
-    """Probabilities from interpolated logits: the sigmoid of each channel, or the softmax over all.
+    """Probabilities of classes from interpolated logits: sigmoids of channels, or sums over a softmax of all channels.
 
     Args:
-        channels: Gives `interpolated_channels` anew at each call; a softmax needs them twice.
-        count: Their number.
+        interpolated: Gives `interpolated_channels` of some channels; those of a softmax are asked for twice or more.
+        logits: (C, Z, Y, X) at the network's resolution.
+        classes: Channels of each class, at least one; one only where channels are independent.
         regions: Whether channels are independent.
 
     Yields:
-        (Z', Y', X'), one a channel.
+        (Z', Y', X'), one a class.
     """
     if regions:
-        for logits in channels():
-            yield _sigmoid(logits)
+        for (channel,) in classes:
+            yield _sigmoid(next(interpolated(logits[channel : channel + 1])))
         return
-    first = channels()
+    first = interpolated(logits)
     highest = next(first).copy()
     total = np.ones_like(highest)
-    for logits in first:
-        higher = np.maximum(highest, logits)
-        total = total * np.exp(highest - higher) + np.exp(logits - higher)
+    for channel_logits in first:
+        higher = np.maximum(highest, channel_logits)
+        total = total * np.exp(highest - higher) + np.exp(channel_logits - higher)
         highest = higher
-    for logits, _ in zip(channels(), range(count), strict=True):
-        yield np.exp(logits - highest) / total
+    for channels in classes:
+        share = np.zeros_like(total)
+        for channel in channels:
+            share += np.exp(next(interpolated(logits[channel : channel + 1])) - highest)
+        # a sum of parts may round to more than their whole
+        yield np.minimum(share / total, np.float32(1))
 
 
 def _sigmoid(logits: FloatArray) -> FloatArray:

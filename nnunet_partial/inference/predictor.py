@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from nnunet_partial.inference.full_resolution import (
     probabilities_of_channels,
 )
 from nnunet_partial.inference.label_export import Labels, export_labels
+from nnunet_partial.inference.model.declared_classes import declared_classes
+from nnunet_partial.inference.model.open_model import ModelChoice, open_model
 from nnunet_partial.inference.model.plan import Decoding, PredictionPlan
 from nnunet_partial.inference.preprocessing import Prepared, prepare
 from nnunet_partial.inference.resampling import AxisMap
@@ -48,7 +51,8 @@ class Predictor:
         backend: Its network.
         mode: How faithful to nnU-Net.
         step: Distance of windows as a part of a window.
-        mirroring: Whether windows are also predicted mirrored, along the axes that training mirrored.
+        mirroring: Whether windows are also predicted mirrored, along the axes that training mirrored: those that the
+            checkpoint allows, as in nnU-Net. Names of classes do not matter.
         batch_size: Windows at once.
         threads: For the export of labels.
         view: Whose label values are written; None for the model's own.
@@ -105,7 +109,7 @@ class Predictor:
         Args:
             prepared: By `prepare`, or by nnU-Net's preprocessor.
         """
-        return Prediction(self, prepared, _stored(self._logits(prepared)))
+        return Prediction(self, prepared, _stored(self._logits(prepared), prepared.data.shape[1]))
 
     def windows(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> int:
         """Number of windows that an image takes, mirrored ones not counted.
@@ -140,7 +144,8 @@ class Predictor:
             return export_labels(logits, (planes, rows, columns), decoding, self.threads)
         maps = prepared.maps(self.plan)
         if maps is None:
-            return labels_of_channels(interpolated_channels(_stored(logits), prepared, self.plan), decoding)
+            stored = _stored(logits, prepared.data.shape[1])
+            return labels_of_channels(interpolated_channels(stored, prepared, self.plan), decoding)
         return export_labels(logits, maps, decoding, self.threads)
 
 
@@ -160,17 +165,28 @@ class Prediction:
 
     def labels(self) -> Labels:
         """The label map, (z, y, x): uint8, or uint16 for 255 labels and more."""
-        plan = self.predictor.plan
-        found = self.predictor._labels(self.prepared, iter([self.logits]), self.predictor.decoding)
-        return self.prepared.restored(found, plan)
+        return self._labels(self.predictor.decoding)
+
+    def _labels(self, decoding: Decoding) -> Labels:
+        found = self.predictor._labels(self.prepared, iter([self.logits]), decoding)
+        return self.prepared.restored(found, self.predictor.plan)
 
     def masks(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """The mask of one class after the other; classes of region-based models may overlap.
+        """The mask of one class after the other, with or without a protocol those that the model declares.
+
+        Classes of region-based models may overlap, and so may those of a softmax over atoms: a voxel of the liver's
+        tumour is one of the liver too.
 
         Yields:
             Class and mask (z, y, x); the background of models that have one is left out.
         """
         plan, decoding = self.predictor.plan, self.predictor.decoding
+        declared = declared_classes(plan.dataset_json, plan.decoding)
+        if declared is not None:
+            atoms = self._labels(plan.decoding)
+            for name, channels in declared.items():
+                yield name, np.isin(np.arange(len(plan.decoding.values)), channels)[atoms]
+            return
         if not decoding.regions:
             labels = self.labels()
             for name, value in zip(decoding.names, decoding.values, strict=True):
@@ -185,21 +201,35 @@ class Prediction:
     def probabilities(self) -> Iterator[tuple[str, FloatArray]]:
         """The probability of one class after the other, from logits interpolated as for labels.
 
+        With or without a protocol, classes are those of the model; that of atoms is the sum of theirs.
+
         Yields:
             Class and probabilities (z, y, x); outside of the cropped part 0, and 1 for a background class.
         """
         plan, decoding = self.predictor.plan, self.predictor.decoding
+        classes = declared_classes(plan.dataset_json, plan.decoding)
+        if classes is None:
+            classes = {name: (channel,) for channel, name in enumerate(decoding.names)}
         found = probabilities_of_channels(
-            lambda: interpolated_channels(self.logits, self.prepared, plan), len(decoding.values), decoding.regions
+            lambda logits: interpolated_channels(logits, self.prepared, plan),
+            self.logits,
+            list(classes.values()),
+            decoding.regions,
         )
-        for name, value, probability in zip(decoding.names, decoding.values, found, strict=True):
-            outside = 1.0 if value == 0 and not decoding.regions else 0.0
+        for (name, channels), probability in zip(classes.items(), found, strict=True):
+            outside = 0.0 if decoding.regions or 0 not in channels else 1.0
             yield name, self.prepared.restored(probability, plan, outside)
 
 
-def _stored(blocks: Iterator[FloatArray]) -> FloatArray:
+def _stored(blocks: Iterator[FloatArray], planes: int) -> FloatArray:
     """All planes at once, (C, Z, Y, X)."""
-    return np.concatenate([block.copy() for block in blocks], axis=1)
+    first = next(blocks)
+    stored = np.empty((len(first), planes, *first.shape[2:]), np.float32)
+    done = 0
+    for block in itertools.chain([first], blocks):
+        stored[:, done : done + block.shape[1]] = block
+        done += block.shape[1]
+    return stored
 
 
 def open_predictor(
@@ -226,12 +256,13 @@ def open_predictor(
         folds: Folds to average; all numbered ones by default. An exported model has its own.
         checkpoint: File name of the checkpoints; of nnU-Net's folders only.
         mode: See `MODES`.
-        device: 'cpu', 'cuda', 'cuda:N' or 'mps'; 'auto' is a GPU where PyTorch finds one.
-        backend: 'torch', 'openvino' or 'onnx'; 'auto' is the fastest one that the folder has files for.
+        device: 'cpu', 'cuda', 'cuda:N' or 'mps'; 'auto' is a GPU where PyTorch finds one and there are files for it.
+        backend: 'torch', 'openvino' or 'onnx'; 'auto' is the fastest one on the device that the folder has files for.
         precision: 'fp32', 'bf16' or 'fp16'; by default fp32, on a GPU fp16 as nnU-Net, and in mode 'fast' bf16 on a
             CPU that has it.
         step: Distance of windows as a part of a window, above 0 and at most 1; by default the mode's.
-        mirroring: Predict windows mirrored as well; by default in mode 'exact' only.
+        mirroring: Predict windows mirrored as well; by default in mode 'exact' only. The axes are those that the
+            checkpoint allows, as in nnU-Net, also where classes of a stock model are called left and right.
         batch_size: Windows at once.
         threads: Threads on the CPU.
         compiled: Compile the network; PyTorch only.
@@ -241,8 +272,6 @@ def open_predictor(
     Raises:
         PartialError: The model cannot be loaded, or an argument is out of range.
     """
-    from nnunet_partial.inference.model.exported_model import is_exported
-
     if mode not in MODES:
         raise PartialError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}")
     step = _STEP[mode] if step is None else step
@@ -250,10 +279,10 @@ def open_predictor(
         raise PartialError(f"step size: expected a number above 0 and at most 1, found {step}")
     if batch_size < 1 or (threads is not None and threads < 1):
         raise PartialError("batch size and threads: expected at least 1")
-    open_any = _open_exported if is_exported(model) else _open_folder
-    chosen = _Choice(folds, checkpoint, mode, device, backend, precision, threads, compiled, trust_checkpoint)
-    plan, opened = open_any(model, chosen)
-    mirrored = mode == "exact" if mirroring is None else mirroring
+    exact = mode == "exact"
+    chosen = ModelChoice(folds, checkpoint, device, backend, precision, exact, threads, compiled, trust_checkpoint)
+    plan, opened = open_model(model, chosen)
+    mirrored = exact if mirroring is None else mirroring
     view = None
     if protocol is not None:
         from nnunet_partial.inference.protocol_view import protocol_view
@@ -286,95 +315,6 @@ def plan_of(
         return load_exported(model).plan
     folder = open_model_folder(model, folds, checkpoint)
     return folder.plan(load_checkpoint(folder.checkpoints[0], trust_checkpoint))
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Arguments of `open_predictor` that decide on the back end."""
-
-    folds: Sequence[str | int] | None
-    checkpoint: str
-    mode: Mode
-    device: str
-    backend: str
-    precision: Precision | None
-    threads: int | None
-    compiled: bool
-    trust_checkpoint: bool
-
-    def precision_on(self, device: str) -> Precision:
-        """What to compute in."""
-        if self.precision is not None:
-            return self.precision
-        if device.startswith("cuda"):
-            return "fp16"
-        return "bf16" if self.mode != "exact" and device == "cpu" and _has_bf16() else "fp32"
-
-
-def _open_folder(model: Path, choice: _Choice) -> tuple[PredictionPlan, Backend]:
-    from nnunet_partial.inference.model.model_folder import load_model
-
-    if choice.backend not in ("auto", "torch"):
-        raise PartialError(
-            f"back end '{choice.backend}': {model} is a folder of nnU-Net, which PyTorch runs; export it first with "
-            f"nnUNetv2_partial_export -m {model} -o FOLDER --formats {choice.backend}"
-        )
-    loaded = load_model(model, choice.folds, choice.checkpoint, trust_checkpoint=choice.trust_checkpoint)
-    from nnunet_partial.inference.backends.torch_backend import TorchBackend
-
-    device = _device(choice.device)
-    backend = TorchBackend.load(
-        loaded.plan,
-        loaded.weights,
-        device=device,
-        precision=choice.precision_on(device),
-        threads=choice.threads,
-        compiled=choice.compiled,
-        sources=[str(path) for path in loaded.folder.checkpoints],
-    )
-    return loaded.plan, backend
-
-
-def _open_exported(model: Path, choice: _Choice) -> tuple[PredictionPlan, Backend]:
-    from nnunet_partial.inference.backends.open_backend import choose_backend, open_backend
-    from nnunet_partial.inference.model.exported_model import load_exported
-
-    if choice.folds is not None:
-        raise PartialError(f"{model}: an exported model has its folds chosen already; leave out -f")
-    exported = load_exported(model)
-    only_torch = choice.backend == "torch" or set(exported.files) == {"torch"}
-    device = _device(choice.device) if only_torch or choice.device != "auto" else "cpu"
-    kind = choose_backend(exported.files, device) if choice.backend == "auto" else choice.backend
-    if not exported.files.get(kind):
-        raise PartialError(f"back end '{kind}': {model} was exported for {', '.join(sorted(exported.files))} only")
-    precision = "fp32" if kind == "onnx" and choice.precision is None else choice.precision_on(device)
-    backend = open_backend(
-        kind,
-        exported.plan,
-        exported.files[kind],
-        device=device,
-        precision=precision,
-        threads=choice.threads,
-        compiled=choice.compiled,
-    )
-    return exported.plan, backend
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _processors() -> int:

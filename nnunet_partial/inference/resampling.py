@@ -145,9 +145,7 @@ def axis_maps(
         return _three(AxisMap.linear(n, n) for n in shape)
     apart = separate_axis(rule, spacing_mm, new_spacing_mm)
     orders = [rule.order_z if axis == apart else rule.order for axis in range(len(shape))]
-    if rule.kind == "torch":
-        orders = [0 if axis == apart else 1 for axis in range(len(shape))]
-    elif max(orders) > 1:
+    if max(orders) > 1:
         return None
     dtype = np.float32 if rule.kind == "torch" else np.float64
     return _three(
@@ -231,17 +229,16 @@ def resample_image(
 
 def _resampled(volume: FloatArray, new_shape: Sequence[int], apart: int | None, rule: Resampling) -> FloatArray:
     by_torch = rule.kind == "torch"
-    order, order_z = (1, 0) if by_torch else (rule.order, rule.order_z)
     within = [axis for axis in range(volume.ndim) if axis != apart]
     limits = None
-    if order > 1:
+    if rule.order > 1:
         over = None if apart is None else tuple(within)
         limits = volume.min(axis=over, keepdims=True), volume.max(axis=over, keepdims=True)
     # the axis that shrinks most comes first: less is left for the others; of equal ones the last, which needs no copy
     for axis in sorted(within, key=lambda a: (new_shape[a] / volume.shape[a], -a)):
-        volume = _one_axis(volume, axis, new_shape[axis], order, by_torch)
+        volume = _one_axis(volume, axis, new_shape[axis], rule.order, by_torch)
     if limits is not None:
         volume = np.clip(volume, *limits)
     if apart is not None:
-        volume = _one_axis(volume, apart, new_shape[apart], order_z, by_torch)
+        volume = _one_axis(volume, apart, new_shape[apart], rule.order_z, by_torch)
     return volume

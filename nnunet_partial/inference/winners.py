@@ -5,6 +5,7 @@ Winners are numbers of channels counted from 1; 0 is no channel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,14 +13,41 @@ from numpy.typing import NDArray
 
 from nnunet_partial.inference.model.plan import Decoding
 
-__all__ = ["Argmax", "LastRegion", "Logits", "Rule", "Winners", "rule_of"]
+__all__ = ["Argmax", "Contest", "LastRegion", "Logits", "Rule", "Winners", "rule_of"]
 
 Logits = NDArray[np.floating[Any]]
 Winners = NDArray[np.unsignedinteger[Any]]
 
 
+class Contest(Protocol):
+    """A plane for which channels compete one after the other.
+
+    Attributes:
+        winner: (Y, X), of the channels so far.
+    """
+
+    winner: Winners
+
+    def enter(self, number: int, logits: Logits, highest: Logits) -> None:
+        """The next channel.
+
+        Args:
+            number: 1 for the first one, then rising.
+            logits: (Y, X); not kept.
+            highest: (Y,), the highest logit of each row.
+        """
+
+
 class Rule(Protocol):
     """How channels compete for a voxel."""
+
+    def contest(self, shape: Sequence[int], dtype: type[np.unsignedinteger[Any]]) -> Contest:
+        """A plane that no channel has entered.
+
+        Args:
+            shape: (Y, X).
+            dtype: Of the winners.
+        """
 
     def winners(self, logits: Logits, highest: Logits, dtype: type[np.unsignedinteger[Any]]) -> Winners:
         """The winner of each voxel.
@@ -32,6 +60,10 @@ class Rule(Protocol):
         Returns:
             (Y, X).
         """
+        contest = self.contest(logits.shape[1:], dtype)
+        for channel, (entered, of_rows) in enumerate(zip(logits, highest, strict=True)):
+            contest.enter(channel + 1, entered, of_rows)
+        return contest.winner
 
     def contenders(self, highest: Logits, lows: Logits) -> NDArray[np.bool_]:
         """The channels that may win somewhere in a region; what `candidates` would find is among them.
@@ -56,24 +88,51 @@ class Rule(Protocol):
         """
 
 
-class Argmax:
+class _HighestSoFar:
+    """See `Contest`: the channel with the highest logit so far."""
+
+    def __init__(self, shape: Sequence[int], dtype: type[np.unsignedinteger[Any]]) -> None:
+        self.winner: Winners = np.ones(shape, dtype)
+        self._best = np.empty(shape, np.float32)
+        self._floor = np.empty(shape[0], np.float32)
+
+    def enter(self, number: int, logits: Logits, highest: Logits) -> None:
+        """See `Contest`."""
+        if number == 1:
+            self._best[...] = logits
+            self._floor[...] = self._best.min(-1)
+            return
+        # most channels win nothing in most rows
+        rows = np.flatnonzero(highest > self._floor)
+        if rows.size == 0:
+            return
+        values, best, winner = logits[rows], self._best[rows], self.winner[rows]
+        np.putmask(winner, values > best, number)
+        np.maximum(best, values, out=best)
+        self._best[rows], self.winner[rows], self._floor[rows] = best, winner, best.min(-1)
+
+
+class _LastAboveZero:
+    """See `Contest`: the last channel above 0 so far."""
+
+    def __init__(self, shape: Sequence[int], dtype: type[np.unsignedinteger[Any]]) -> None:
+        self.winner: Winners = np.zeros(shape, dtype)
+
+    def enter(self, number: int, logits: Logits, highest: Logits) -> None:
+        """See `Contest`."""
+        rows = np.flatnonzero(highest > 0)
+        if rows.size:
+            winner = self.winner[rows]
+            np.putmask(winner, logits[rows] > 0, number)
+            self.winner[rows] = winner
+
+
+class Argmax(Rule):
     """The channel with the highest logit; of equal ones the first."""
 
-    def winners(self, logits: Logits, highest: Logits, dtype: type[np.unsignedinteger[Any]]) -> Winners:
+    def contest(self, shape: Sequence[int], dtype: type[np.unsignedinteger[Any]]) -> Contest:
         """See `Rule`."""
-        best = logits[0].astype(np.float32)
-        winner = np.ones(best.shape, dtype)
-        floor = best.min(-1)
-        for channel in range(1, len(logits)):
-            # most channels win nothing in most rows
-            rows = np.flatnonzero(highest[channel] > floor)
-            if rows.size == 0:
-                continue
-            values, so_far, won = logits[channel, rows], best[rows], winner[rows]
-            np.putmask(won, values > so_far, channel + 1)
-            np.maximum(so_far, values, out=so_far)
-            best[rows], winner[rows], floor[rows] = so_far, won, so_far.min(-1)
-        return winner
+        return _HighestSoFar(shape, dtype)
 
     def contenders(self, highest: Logits, lows: Logits) -> NDArray[np.bool_]:
         """See `Rule`: below the lowest of what these channels reach everywhere, nothing wins."""
@@ -84,19 +143,12 @@ class Argmax:
         return np.asarray(highs >= lows.max(0))
 
 
-class LastRegion:
+class LastRegion(Rule):
     """The last channel whose logit is above 0, that is its probability above one half."""
 
-    def winners(self, logits: Logits, highest: Logits, dtype: type[np.unsignedinteger[Any]]) -> Winners:
+    def contest(self, shape: Sequence[int], dtype: type[np.unsignedinteger[Any]]) -> Contest:
         """See `Rule`."""
-        winner = np.zeros(logits.shape[1:], dtype)
-        for channel in range(len(logits)):
-            rows = np.flatnonzero(highest[channel] > 0)
-            if rows.size:
-                won = winner[rows]
-                np.putmask(won, logits[channel, rows] > 0, channel + 1)
-                winner[rows] = won
-        return winner
+        return _LastAboveZero(shape, dtype)
 
     def contenders(self, highest: Logits, lows: Logits) -> NDArray[np.bool_]:
         """See `Rule`: what is not above 0 anywhere wins nowhere."""

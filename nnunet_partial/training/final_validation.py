@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import BoundedSemaphore
+from threading import Condition
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +26,42 @@ from nnunet_partial.labels import PartialLabels
 if TYPE_CHECKING:
     from nnunet_partial.training.partial_trainer import PartialTrainer
 
-__all__ = ["plan_of_trainer", "validate"]
+__all__ = ["ByteBudget", "plan_of_trainer", "validate"]
 
-_QUEUED_EXPORTS = 2
+_CASES_BYTES = 4 << 30  # of logits: two cases of 14 classes and 550 slices
+
+
+class ByteBudget:
+    """So many bytes for several threads, who wait for each other where they need more.
+
+    Args:
+        limit: Bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._changed = Condition()
+
+    def take(self, size: int) -> None:
+        """Waits until bytes are left. Who needs more than there are waits until nobody else has any.
+
+        Args:
+            size: Bytes.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._limit)
+            self._taken += size
+
+    def give_back(self, size: int) -> None:
+        """Gives back what was taken.
+
+        Args:
+            size: Bytes.
+        """
+        with self._changed:
+            self._taken -= size
+            self._changed.notify_all()
 
 
 def plan_of_trainer(trainer: PartialTrainer) -> PredictionPlan:
@@ -89,21 +123,25 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
     cases = _my_cases(trainer)
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     futures: list[Future[CaseScore]] = []
-    # logits are large: no more of them wait for export than nnU-Net lets wait
-    room = BoundedSemaphore(workers + _QUEUED_EXPORTS)
+    # logits are large: workers share what memory a case or two need, and small cases keep them all busy
+    budget = ByteBudget(_CASES_BYTES)
     with ThreadPoolExecutor(workers) as pool:
         for case in dataset.identifiers:
-            room.acquire()
-            trainer.print_to_log_file(f"predicting {case}")
             data, _, _, properties = dataset.load_case(case)
-            prediction = predictor.of_prepared(_prepared(data[:], properties, predictor.plan))
+            prepared = _prepared(data[:], properties, predictor.plan)
+            size = prepared.data[0].nbytes * len(predictor.plan.decoding.values)
+            budget.take(size)
+            trainer.print_to_log_file(f"predicting {case}")
             future = pool.submit(
                 _write_and_score,
-                *(trainer, case, prediction, properties),
+                trainer,
+                case,
+                predictor.of_prepared(prepared),  # of no name here, which would keep it until the next one is done
+                properties,
                 folder=folder,
                 save_probabilities=save_probabilities,
             )
-            future.add_done_callback(lambda _: room.release())
+            future.add_done_callback(functools.partial(_give_back, budget, size))
             futures.append(future)
         scores = [future.result() for future in futures]
     if trainer.is_ddp:
@@ -113,6 +151,10 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
     if trainer.local_rank == 0:
         _report(trainer, sorted(scores, key=lambda s: s.case), folder)
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+
+
+def _give_back(budget: ByteBudget, size: int, _: Future[CaseScore]) -> None:
+    budget.give_back(size)
 
 
 def _my_cases(trainer: PartialTrainer) -> list[str]:

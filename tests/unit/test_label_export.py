@@ -10,6 +10,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 from scipy import ndimage
 
+from nnunet_partial.inference import label_export
 from nnunet_partial.inference.label_export import export_labels
 from nnunet_partial.inference.model.plan import Decoding, Resampling
 from nnunet_partial.inference.resampling import axis_maps
@@ -81,6 +82,26 @@ def test_smooth_volume_uses_few_and_many_candidates(regions):
     expected = by_nnunet(logits, new_shape, spacing, spacing, decoding, resampling)
     assert len(np.unique(expected)) > 6
     np.testing.assert_array_equal(export_labels([logits], maps, decoding), expected)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("at_once", [1, 3 * 17 * 19, 1 << 18])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_noise_is_the_same_however_many_channels_are_interpolated_at_once(monkeypatch, regions, at_once, dtype):
+    monkeypatch.setattr(label_export, "_INTERPOLATED_AT_ONCE", at_once)
+    logits = np.random.default_rng(4).normal(size=(11, 5, 8, 9)).astype(dtype)
+    logits[4] = logits[2]  # equal ones: the first wins
+    decoding = decoding_of(regions, np.arange(11) + 1)
+    new_shape, spacing = (12, 17, 19), (1.0, 1.0, 1.0)
+    maps = axis_maps(Resampling("spline", 1, 0, False), logits.shape[1:], new_shape, spacing, spacing)
+    assert maps is not None
+    full = logits.astype(np.float32)
+    for axis, axis_map in enumerate(maps, start=1):
+        full = axis_map.along(full, axis)
+    expected = full.argmax(0) + 1
+    if regions:
+        expected = ((full > 0) * np.arange(1, 12)[:, None, None, None]).max(0)
+    np.testing.assert_array_equal(export_labels([logits], maps, decoding, threads=2), expected)
 
 
 def test_many_labels_need_16_bits():

@@ -77,6 +77,58 @@ def test_model_that_tells_less_apart_is_refused():
         view_of(content, "lits")
 
 
+def test_class_that_is_only_its_parts_does_not_count_where_the_protocol_tells_them_apart(monkeypatch):
+    sides = {0: EVERYTHING - KIDNEYS, 7: frozenset({"kidney_left"}), 8: frozenset({"kidney_right"})}
+    monkeypatch.setitem(PROTOCOLS, "amos", sides)
+    classes = {"kidneys": KIDNEYS, **CLASSES}
+    order = ("kidneys", "liver", "liver_tumour", "kidney_left", "kidney_right", "spleen")
+    assert tuple(classes) == order
+    content = with_region_labels({"labels": {}}, labels_of(classes))
+    view = view_of(content, "amos")
+    assert view.channels == (1, 2, 3, 4, 5)
+    assert dict(zip(view.decoding.names, view.decoding.values, strict=True)) == {
+        "liver": 0,
+        "liver_tumour": 0,
+        "kidney_left": 7,
+        "kidney_right": 8,
+        "spleen": 0,
+    }
+    # where the protocol has one value for both, a voxel of neither side for sure is that value, too
+    assert view_of(content, "kits").decoding.values == (5, 0, 0, 5, 5, 0)
+
+
+def test_class_with_atoms_of_its_own_still_counts(monkeypatch):
+    # nobody finds a right kidney but as one that is not a left one
+    sides = {0: EVERYTHING - KIDNEYS, 7: frozenset({"kidney_left"}), 8: frozenset({"kidney_right"})}
+    monkeypatch.setitem(PROTOCOLS, "amos", sides)
+    classes = {"kidneys": KIDNEYS, "kidney_left": frozenset({"kidney_left"})}
+    assert view_of(with_region_labels({"labels": {}}, labels_of(classes)), "amos").decoding.values == (8, 7)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "liver": 1, "spleen": 2},
+        {"background": 0, "organ": [1, 2], "spleen": [2, 2]},
+    ],
+    ids=["labels", "regions"],
+)
+def test_model_with_labels_of_its_own_is_refused(labels):
+    content = with_atom_labels({"labels": {}}, labels_of())
+    content |= {"labels": labels, "regions_class_order": [1, 2]}
+    with pytest.raises(
+        PartialError,
+        match=r"labels to be the classes or atoms of its .*, found background, liver, spleen;|found organ, spleen;",
+    ):
+        view_of(content, "btcv")
+
+
+def test_protocol_without_annotations_is_refused(monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "nothing", {0: EVERYTHING})
+    with pytest.raises(PartialError, match="--protocol nothing: it annotates nothing"):
+        view_of(with_region_labels({"labels": {}}, labels_of()), "nothing")
+
+
 def test_unknown_protocol_and_plain_model_are_refused():
     content = with_region_labels({"labels": {}}, labels_of())
     with pytest.raises(PartialError, match="--protocol magic: expected one of btcv, kits, lits"):

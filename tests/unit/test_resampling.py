@@ -11,6 +11,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 
+from nnunet_partial.inference.model.nnunet_plans import read_plan
 from nnunet_partial.inference.model.plan import Resampling
 from nnunet_partial.inference.resampling import (
     AxisMap,
@@ -19,6 +20,7 @@ from nnunet_partial.inference.resampling import (
     resampled_shape,
     separate_axis,
 )
+from tests.unit.tiny_models import make_dataset_json, make_plans
 
 SPACINGS = [
     ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
@@ -74,6 +76,28 @@ def test_image_equals_nnunets_torch_resampling(seed, force):
     expected = resample_torch_fornnunet(image, shape, spacing, new_spacing, force_separate_z=force)
     found = resample_image(image, shape, spacing, new_spacing, Resampling("torch", 1, 0, force))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("mode", ["linear", "nearest-exact"])
+@pytest.mark.parametrize("force", [None, True, False])
+def test_torch_resampling_across_slices_is_that_of_the_plans(seed, mode, force):
+    image, shape, spacing, new_spacing = random_case(seed)
+    options = {"is_seg": False, "force_separate_z": force, "aniso_axis_mode": mode}
+    plans = make_plans()
+    content = plans["configurations"]["3d_fullres"]
+    for key in ("resampling_fn_data", "resampling_fn_probabilities"):
+        content[key], content[f"{key}_kwargs"] = "resample_torch_fornnunet", options
+    plan = read_plan(plans, make_dataset_json(), configuration="3d_fullres", trainer="t", mirror_axes=None)
+    expected = resample_torch_fornnunet(image, shape, spacing, new_spacing, **options)
+    found = resample_image(image, shape, spacing, new_spacing, plan.image_resampling)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    maps = axis_maps(plan.logit_resampling, image.shape[1:], shape, spacing, new_spacing)
+    assert maps is not None
+    mapped = image
+    for axis, axis_map in enumerate(maps, start=1):
+        mapped = axis_map.along(mapped, axis)
+    np.testing.assert_allclose(mapped, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 31])

@@ -31,7 +31,8 @@ class Resampling:
     Attributes:
         kind: 'spline' is nnU-Net's default, 'torch' its `resample_torch_fornnunet`, 'none' leaves the array as it is.
         order: Order of the spline within slices, or of the whole volume, 0 to 3; 'torch' knows 1 only.
-        order_z: Order across slices where these are resampled separately; 0 is the nearest slice.
+        order_z: Order across slices where these are resampled separately, 0 to 3; 0 is the nearest slice. 'torch' knows
+            0 and 1.
         separate_z: Whether slices are resampled separately; None where anisotropy decides.
     """
 
@@ -93,7 +94,9 @@ class PredictionPlan:
         image_resampling: Of images, to the network's spacing.
         logit_resampling: Of logits, back to the image's spacing.
         decoding: What the output channels mean.
-        mirror_axes: Axes along which nnU-Net mirrors windows in prediction, transposed; empty where that is off.
+        mirror_axes: Axes along which nnU-Net mirrors windows in prediction, transposed; empty where that is off. They
+            are those of the checkpoint, whatever its classes are called: a stock model that tells left from right by
+            its classes, trained with mirroring, is mirrored here as nnU-Net does.
         architecture: How the network is built.
         dataset_json: The model's dataset.json.
     """
