@@ -107,7 +107,7 @@ def test_classes_that_all_cases_annotate(make_trainer: MakeTrainer, monkeypatch:
     assert trainer.loss.loss.loss.optional == (names.index("spleen"), names.index("liver"))
     assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
     monkeypatch.setenv("nnUNet_partial_optional", "splen")
-    with pytest.raises(PartialError, match="'splen'.* are no classes"):
+    with pytest.raises(PartialError, match=r"'splen'.* are no classes"):
         make_trainer("PartialLabelTrainerSelected").initialize()
 
 

@@ -17,8 +17,8 @@ class Backend(Protocol):
     """A network that is ready to run.
 
     A backend has arrays of its own, called `Any` below: NumPy arrays where it computes in memory of the host, PyTorch
-    tensors on its device else. Both have `shape`, slicing, `sum`, `+=` and `*=` in common, which is what accumulating windows
-    needs; the methods below are for the rest. All of them are float32.
+    tensors on its device else. Both have `shape`, slicing, `sum`, `+=` and `*=` in common, which is what accumulating
+    windows needs; the methods below are for the rest. All of them are float32.
 
     Attributes:
         outputs: Channels of the network's output.
