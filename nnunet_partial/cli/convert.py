@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", metavar="WIDTHxHEIGHT", help="resize pictures, e.g. 640x512")
     add_processes(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was converted differently")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was converted before")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="check the files, say what would be done")
     parser.add_argument("--list", action="store_true", help="list the datasets")
     parser.add_argument("--format", choices=("table", "markdown"), default="table", help="of --list")
@@ -265,6 +265,16 @@ def _print_result(console: Console, result: ConversionResult) -> None:
     for organ, outcomes in sorted(result.sides.items()):
         listed = ", ".join(f"{count} {how}" for how, count in sorted(outcomes.items(), key=_commonest_first))
         _say(console, f"sides of {organ}: {listed} ('sides' in conversion.json says which case)")
+    if result.doubts:
+        names = list(result.doubts)
+        more = ", ..." if len(names) > 5 else ""
+        _say(
+            console,
+            f"note: {len(names)} of {len(result.plan.cases)} CT images ({', '.join(names[:5])}{more}) look as if they "
+            "were not in Hounsfield units: soft tissue near 1000 and no air of -1000 ('intensities' in conversion.json "
+            "says what was found). Perhaps 1024 was not subtracted. nnU-Net clips and normalises all CT images alike, "
+            "so look at them, and subtract it or leave them out with --exclude",
+        )
     if result.splits_kept is not None:
         _say(console, f"note: {result.splits_kept} differs from the official split and was kept (see --overwrite)")
     dataset_id = int(result.folder.name[len("Dataset") :].partition("_")[0])

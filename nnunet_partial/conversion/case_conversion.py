@@ -16,7 +16,9 @@ import numpy as np
 from nnunet_partial.atomic import atomic_path, write_json
 from nnunet_partial.conversion.case import ImageSource
 from nnunet_partial.conversion.checks import Check
+from nnunet_partial.conversion.converter import PNG
 from nnunet_partial.conversion.image_writing import resized_labels, resized_picture, write_image
+from nnunet_partial.conversion.intensities import doubt_of_hounsfield
 from nnunet_partial.conversion.label_reading import Codes, keep_names, read_codes
 from nnunet_partial.conversion.placement import place, turned_to_ras
 from nnunet_partial.conversion.plan import IGNORE_CODE, Options, PlannedCase
@@ -49,6 +51,7 @@ class CaseTask:
         colours: Channels that a picture must have; 0 for volumes.
         checks: What the image must vouch for.
         modality: Of the images.
+        channel_names: nnU-Net's; of images that are called CT, intensities are looked at.
         file_ending: Ending of the new files.
         options: What the user chose.
     """
@@ -62,6 +65,7 @@ class CaseTask:
     colours: int
     checks: tuple[Check, ...]
     modality: str
+    channel_names: tuple[str, ...]
     file_ending: str
     options: Options
 
@@ -101,16 +105,19 @@ def convert_case(task: CaseTask) -> dict[str, Any]:
         first = read_image(case.channels[0], sources, task.file_ending)
         _check_colours(first, task.colours)
         codes, placement, sides = _codes(task, first, sources)
-        images = [_write_image(task, 0, first)]
+        images, doubts = [_write_image(task, 0, first)], [_doubt(task, 0, first)]
         geometry = first.geometry
         del first  # one channel in memory at a time
         for channel, source in enumerate(case.channels[1:], start=1):
-            images.append(_write_further_channel(task, channel, source, geometry, sources))
+            written, doubt = _write_further_channel(task, channel, source, geometry, sources)
+            images.append(written)
+            doubts.append(doubt)
         labels = _write_codes(task, codes)
     except PartialError as error:
         raise type(error)(f"case '{case.id}': {error}") from error
     record = {"case": case.id, "fingerprint": task.planned.fingerprint, "images": images, **labels}
-    record |= {"placement": placement, "sides": sides, "sources": sources.as_json()}
+    record |= {"placement": placement, "sides": sides, "intensities": "; ".join(filter(None, doubts))}
+    record["sources"] = sources.as_json()
     with writing(record_path(task.folder, case.id)):
         write_json(record_path(task.folder, case.id), record)
     return record
@@ -155,13 +162,19 @@ def _check_colours(image: Volume, colours: int) -> None:
 
 def _write_further_channel(
     task: CaseTask, channel: int, source: ImageSource, geometry: Geometry, sources: SourceRecord
-) -> str:
+) -> tuple[str, str]:
     image = read_image(source, sources, task.file_ending)
     difference = geometry_difference(geometry, image.geometry)
     if difference:
         difference = difference.replace("the label map", "this one").replace("label spacing", "here")
         raise VolumeError(f"{image.path}: does not lie on the first channel of the case: {difference}")
-    return _write_image(task, channel, image)
+    return _write_image(task, channel, image), _doubt(task, channel, image)
+
+
+def _doubt(task: CaseTask, channel: int, image: Volume) -> str:
+    """What speaks against the intensities of a CT; '' where nothing does."""
+    is_ct = task.file_ending != PNG and task.channel_names[channel] == "CT"
+    return doubt_of_hounsfield(image.array) if is_ct else ""
 
 
 def _codes(task: CaseTask, image: Volume, sources: SourceRecord) -> tuple[Codes | None, str, dict[str, str]]:
@@ -182,7 +195,8 @@ def _codes(task: CaseTask, image: Volume, sources: SourceRecord) -> tuple[Codes 
     if task.options.orientation == "RAS" and image.geometry.physical:
         codes.array, _ = turned_to_ras(codes.array, image.geometry)
     if task.options.size is not None:
-        codes.array = resized_labels(codes.array, task.options.size)
+        structures = [codes.values_of(name) for name in codes.names]
+        codes.array = resized_labels(codes.array, task.options.size, structures)
     codes.counts = value_counts(codes.array)
     _check_annotated(codes, planned)
     return codes, placement, sides

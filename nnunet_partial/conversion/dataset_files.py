@@ -68,7 +68,8 @@ def official_splits(plan: Plan, model: PartialLabels) -> Splits | None:
     """Folds in nnU-Net's form: the official ones, or folds that keep patients together where several cases have one.
 
     Returns:
-        None where nnU-Net's own random folds are as good.
+        None where nnU-Net's own random folds are as good, or all cases are of one patient. Five folds; as many as
+        there are patients where these are fewer.
 
     Raises:
         LabelError: Folds are numbered with gaps, or cases speak of folds and of one validation set.
@@ -91,9 +92,9 @@ def official_splits(plan: Plan, model: PartialLabels) -> Splits | None:
         ]
     scored = [case for case in train if model.is_annotated(case)]
     patients = {model.patient_of(case) for case in scored}
-    if len(patients) == len(scored) or len(patients) < _FOLDS:
+    if len(patients) == len(scored) or len(patients) < 2:
         return None
-    return stratified_splits(model, folds=_FOLDS)
+    return stratified_splits(model, folds=min(_FOLDS, len(patients)))
 
 
 def _dataset_json(plan: Plan, values: Values, model: PartialLabels, count: int) -> dict[str, Any]:
@@ -127,7 +128,8 @@ def _conversion_json(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[s
 def _case_json(case: PlannedCase, record: Mapping[str, Any]) -> dict[str, Any]:
     content = {"split": case.case.split, "images": record["images"], "voxels": record["labels"]}
     content["overlaps"] = {"+".join(o["structures"]): o["voxels"] for o in record["overlaps"].values()}
-    content |= {"placement": record["placement"], "sides": record["sides"], "note": case.case.note}
+    content |= {key: record.get(key) for key in ("placement", "sides", "intensities")}
+    content["note"] = case.case.note
     content["sources"] = record["sources"]
     return {key: value for key, value in content.items() if value not in (None, "", {})}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class ConversionResult:
         overlaps: Structures that share voxels, joined by '+', to the number of cases in which they do.
         placements: How labels were brought onto their image, where not by their header, to the number of cases.
         sides: Organs whose sides were to be split, to what came of it, to the number of cases.
+        doubts: Cases whose intensities do not look like Hounsfield units, to what was found.
         splits_kept: An existing, different splits_final.json of the preprocessed dataset was left alone.
     """
 
@@ -61,6 +62,7 @@ class ConversionResult:
     overlaps: Mapping[str, int]
     placements: Mapping[str, int]
     sides: Mapping[str, Mapping[str, int]]
+    doubts: Mapping[str, str]
     splits_kept: Path | None = None
 
 
@@ -86,7 +88,8 @@ def convert_dataset(
     """Converts a download into a raw nnU-Net dataset with a `partial_labels` block.
 
     The dataset is built in a hidden folder beside its final place and renamed when it is complete. A conversion that
-    stopped, on damaged cases or from outside, goes on where it stopped; one that is up to date does nothing.
+    stopped, on damaged cases or from outside, goes on where it stopped; one that is up to date does nothing. A dataset
+    of which files are missing is not up to date, but made again.
 
     Args:
         converter: Table and cases of the dataset.
@@ -96,7 +99,7 @@ def convert_dataset(
         raw_folder: Where raw datasets live; $nnUNet_raw by default.
         options: What is to be converted, and how.
         processes: Worker processes.
-        overwrite: Replace a dataset of that number that was converted differently.
+        overwrite: Replace a dataset of that name that was converted differently, or make it again.
 
     Returns:
         The folder, the plan and what happened.
@@ -111,10 +114,10 @@ def convert_dataset(
     plan = plan_conversion(converter, download, options)
     target = raw / f"Dataset{dataset_id:03d}_{name or converter.name}"
     earlier = read_record(target)
-    if earlier.get("fingerprint") == plan.fingerprint():
-        cases = earlier["cases"].values()
-        return ConversionResult(target, plan, False, _image_counts(cases), {}, _placements(cases), _sides(cases))
-    _check_target(target, dataset_id, raw, overwrite)
+    same = earlier.get("fingerprint") == plan.fingerprint()
+    if same and not overwrite and all(path.exists() for path in _expected_files(target, plan)):
+        return _result(target, plan, earlier["cases"], written=False, overlaps={})
+    _check_target(target, dataset_id, raw, overwrite or same)
     building = raw / f".{target.name}.incomplete"
     try:
         with writing(building):
@@ -167,6 +170,7 @@ def _convert_cases(plan: Plan, building: Path, processes: int) -> list[dict[str,
             colours=colours,
             checks=converter.checks,
             modality=converter.modality,
+            channel_names=converter.channel_names,
             file_ending=converter.file_ending,
             options=plan.options,
         )
@@ -209,9 +213,8 @@ def _complete(
         shutil.rmtree(replaced, ignore_errors=True)
         kept = None if splits is None else write_preprocessed_splits(target.name, splits, overwrite)
     overlaps = Counter("+".join(o["structures"]) for record in records for o in record["overlaps"].values())
-    return ConversionResult(
-        target, plan, True, _image_counts(records), overlaps, _placements(records), _sides(records), kept
-    )
+    by_case = {record["case"]: record for record in records}
+    return _result(target, plan, by_case, written=True, overlaps=overlaps, kept=kept)
 
 
 def _unzipped(pairs: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
@@ -248,17 +251,46 @@ def _relabel_case(task: _Relabelling) -> None:
 
 def _drop_leftovers(building: Path, plan: Plan) -> None:
     """Removes files of cases that an earlier attempt converted and this one left out, and temporary files."""
-    ending = plan.converter.file_ending
-    expected = set()
-    for case in plan.cases:
-        for channel in range(len(case.case.channels)):
-            expected.add(building / f"images{case.part}" / f"{case.case.id}_{channel:04d}{ending}")
-        if case.part == "Tr" or case.case.label is not None:
-            expected.add(building / f"labels{case.part}" / f"{case.case.id}{ending}")
+    expected = set(_expected_files(building, plan))
     for folder in _DONE_FOLDERS:
         for file in (building / folder).glob("*"):
             if file not in expected:
                 file.unlink()
+
+
+def _expected_files(folder: Path, plan: Plan) -> Iterator[Path]:
+    """What a finished dataset cannot do without; files that are links are there if what they name is."""
+    ending = plan.converter.file_ending
+    yield folder / "dataset.json"
+    for case in plan.cases:
+        for channel in range(len(case.case.channels)):
+            yield folder / f"images{case.part}" / f"{case.case.id}_{channel:04d}{ending}"
+        if case.part == "Tr" or case.case.label is not None:
+            yield folder / f"labels{case.part}" / f"{case.case.id}{ending}"
+        if case.part == "Ts" and case.case.label is not None:
+            yield folder / "labelsTs" / "dataset.json"
+
+
+def _result(
+    target: Path,
+    plan: Plan,
+    records: Mapping[str, Mapping[str, Any]],
+    *,
+    written: bool,
+    overlaps: Mapping[str, int],
+    kept: Path | None = None,
+) -> ConversionResult:
+    return ConversionResult(
+        folder=target,
+        plan=plan,
+        written=written,
+        images=_image_counts(records.values()),
+        overlaps=overlaps,
+        placements=_placements(records.values()),
+        sides=_sides(records.values()),
+        doubts={case: record["intensities"] for case, record in records.items() if record.get("intensities")},
+        splits_kept=kept,
+    )
 
 
 def _image_counts(records: Iterable[Mapping[str, Any]]) -> Counter[str]:

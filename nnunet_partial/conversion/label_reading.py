@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -157,24 +157,25 @@ def _masks(source: Masks, names: tuple[str, ...], record: SourceRecord) -> Codes
         if source.missing != "error" and not os.path.lexists(path):
             continue
         volume = read_labels(path, record, _GROUP)
-        mask = volume.array != 0
         if codes is None:
-            codes = Codes(np.zeros_like(mask, np.uint16), volume.geometry, names, path)
+            order: Literal["F", "C"] = "F" if volume.array.flags.f_contiguous else "C"  # as in the file
+            codes = Codes(np.zeros(volume.array.shape, np.uint16, order), volume.geometry, names, path)
         assert codes.geometry is not None
         difference = geometry_difference(codes.geometry, volume.geometry)
         if difference:
             difference = difference.replace("the image", codes.path.name).replace("the label map", path.name)
             raise VolumeError(f"{path}: does not lie on the mask {codes.path.name}: {difference}")
-        _add_mask(codes, mask, name, numbers)
+        _add_mask(codes, volume.array, name, numbers)
+        del volume  # before the next one is read
     if codes is None:
         raise VolumeError(f"{next(iter(source.files.values())).parent}: expected at least one mask, found none")
     return codes
 
 
-def _add_mask(codes: Codes, mask: npt.NDArray[np.bool_], name: str, numbers: dict[Overlap, int]) -> None:
+def _add_mask(codes: Codes, marked: npt.NDArray[Any], name: str, numbers: dict[Overlap, int]) -> None:
     value = codes.names.index(name) + 1
-    extent = extent_of(mask)
-    mask, drawn = mask[extent], codes.array[extent]
+    extent = extent_of(marked)
+    mask, drawn = marked[extent] != 0, codes.array[extent]
     taken = drawn[mask]
     if not taken.any():
         drawn[mask] = value
@@ -192,7 +193,7 @@ def _add_mask(codes: Codes, mask: npt.NDArray[np.bool_], name: str, numbers: dic
     drawn[mask] = updated
 
 
-def extent_of(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+def extent_of(mask: npt.NDArray[Any]) -> tuple[slice, ...]:
     """The part of an array in which a mask lies: a few per cent of it, for most organs."""
     extent = [slice(None)] * mask.ndim
     for axis in reversed(range(mask.ndim)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_partial.conversion.case import Dicom, ImageSource
+from nnunet_partial.conversion.intensities import compact, scaled, slices_of, smallest_integer
 from nnunet_partial.conversion.source_files import SourceRecord
 from nnunet_partial.dicom import read_series
 from nnunet_partial.errors import VolumeError
@@ -75,7 +77,9 @@ def read_image(source: ImageSource, record: SourceRecord, file_ending: str) -> V
 
 def _read_dicom(source: Dicom, record: SourceRecord) -> Volume:
     image, files = read_series(source.folder, source.series)
+    image = _small(image)
     array, geometry = from_itk(image)
+    del image  # the array is a copy of its voxels
     if array.ndim != 3 or len(geometry.shape) != 3:
         raise VolumeError(f"{source.folder}: expected a DICOM series of grey slices, found {array.shape}")
     try:
@@ -83,7 +87,18 @@ def _read_dicom(source: Dicom, record: SourceRecord) -> Volume:
             record.add_file(file, group=str(source.folder))
     except OSError as error:
         raise VolumeError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
-    return Volume(array, geometry, source.folder)
+    return Volume(compact(array), geometry, source.folder)
+
+
+def _small(image: Any) -> Any:
+    """A SimpleITK image in 16 bits, where those are enough: scanners fill 12, but files often declare all 16."""
+    import SimpleITK as sitk
+
+    voxels = sitk.GetArrayViewFromImage(image)
+    limits = np.iinfo(np.int16)
+    if voxels.dtype != np.int32 or int(voxels.min()) < limits.min or int(voxels.max()) > limits.max:
+        return image
+    return sitk.Cast(image, sitk.sitkInt16)
 
 
 def read_source(path: Path, record: SourceRecord, group: str = "") -> Volume:
@@ -96,9 +111,7 @@ def read_source(path: Path, record: SourceRecord, group: str = "") -> Volume:
         if path.stat().st_size == 0:
             raise VolumeError(f"{path}: the file is empty (0 bytes); copy or download it again")
         if path.name.lower().endswith((".nii", ".nii.gz")):
-            content = path.read_bytes()
-            record.add_content(path, content, group)
-            return _nifti(path, content)
+            return _nifti(path, record, group)
         record.add_file(path, group)
         for part in _data_files(path):
             record.add_file(part, group)
@@ -126,8 +139,9 @@ def read_labels(path: Path, record: SourceRecord, group: str = "") -> Volume:
         VolumeError: It cannot be read, is coloured, or holds values that are no whole numbers.
     """
     volume = read_source(path, record, group)
-    array = volume.array
-    if array.ndim > len(volume.geometry.shape):
+    array, geometry = volume.array, volume.geometry
+    del volume  # its array, where another takes its place
+    if array.ndim > len(geometry.shape):
         array = _grey(path, array)
     if array.dtype.kind == "b":
         array = array.astype(np.uint8)
@@ -135,7 +149,7 @@ def read_labels(path: Path, record: SourceRecord, group: str = "") -> Volume:
         raise VolumeError(f"{path}: expected one label a voxel, found {array.dtype} of shape {array.shape}")
     if array.dtype.kind == "f":
         array = _whole(path, array)
-    return Volume(array, volume.geometry, path)
+    return Volume(array, geometry, path)
 
 
 def read_grey(path: Path, record: SourceRecord, group: str = "") -> Volume:
@@ -160,18 +174,27 @@ def _grey(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return colours[..., 0]
 
 
-def _whole(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    rounded = np.round(array)
+def _whole(path: Path, array: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
+    """Whole numbers in an integer type, made a slice at a time."""
+    largest = max(-float(array.min()), float(array.max()))
+    dtype = smallest_integer(-largest - 1, largest + 1)
+    found: npt.NDArray[Any] = np.empty_like(array, dtype or np.int32)
+    strange: list[npt.NDArray[Any]] = []
     with np.errstate(invalid="ignore"):  # infinite less infinite is no number, which is no whole number either
-        wrong = array[~(np.abs(array - rounded) <= _WHOLE)]
+        for index in slices_of(array):
+            piece = array[index]
+            rounded = np.round(piece)
+            strange.append(piece[~(np.abs(piece - rounded) <= _WHOLE)])
+            found[index] = rounded
+    wrong = np.concatenate(strange)
     if wrong.size:
         raise VolumeError(
-            f"{path}: label values must be whole numbers, found {float(wrong.flat[0]):g} in {wrong.size} voxels; was "
-            "the label map resampled with linear interpolation?"
+            f"{path}: label values must be whole numbers, found {float(wrong[0]):g} in {wrong.size} voxels; was the "
+            "label map resampled with linear interpolation?"
         )
-    if rounded.size and np.abs(rounded).max() > np.iinfo(np.int32).max:
-        raise VolumeError(f"{path}: expected label values, found {float(np.abs(rounded).max()):g}")
-    return rounded.astype(np.int64)
+    if dtype is None:
+        raise VolumeError(f"{path}: expected label values, found {largest:g}")
+    return found
 
 
 def _data_files(path: Path) -> list[Path]:
@@ -189,10 +212,42 @@ def _data_files(path: Path) -> list[Path]:
 # NIfTI
 
 
-def _nifti(path: Path, content: bytes) -> Volume:
-    unpacked = unpack(path, content)
+def _nifti(path: Path, record: SourceRecord, group: str) -> Volume:
+    unpacked = _content(path, record, group)
+    shape, dtype, start, affine, scale = _header(path, unpacked)
+    count = math.prod(shape)
+    needed = start + count * dtype.itemsize
+    if len(unpacked) < needed:
+        raise VolumeError(
+            f"{path}: the file is cut short: {len(unpacked)} bytes, but its header asks for {needed} (shape {shape}); "
+            "copy or download it again"
+        )
+    squeezed = shape
+    while len(squeezed) > 3 and squeezed[-1] == 1:
+        squeezed = squeezed[:-1]
+    geometry = Geometry(squeezed, affine)
+    if len(squeezed) not in (2, 3):
+        raise VolumeError(f"{path}: expected a 2D or 3D image, found shape {shape}")
+    _check_geometry(path, geometry)
+    array = np.frombuffer(unpacked, dtype, count, start).reshape(squeezed, order="F")
+    if scale != (1, 0) and dtype.kind in "iuf":  # other types are refused by who asked
+        array = scaled(array, *scale)
+    return Volume(array, geometry, path, usable=squeezed == shape)
+
+
+def _content(path: Path, record: SourceRecord, group: str) -> bytes:
+    """The unpacked file; the packed one is not kept."""
+    content = path.read_bytes()
+    record.add_content(path, content, group)
+    return unpack(path, content)
+
+
+def _header(
+    path: Path, unpacked: bytes
+) -> tuple[tuple[int, ...], np.dtype[Any], int, npt.NDArray[np.float64], tuple[float, float]]:
+    """Shape, type and first byte of the voxels, their affine, and slope and intercept."""
     sizes = (int.from_bytes(unpacked[:4], "little"), int.from_bytes(unpacked[:4], "big"))
-    header_class = next((found for size, found in _HEADERS.items() if size in sizes), None)
+    size, header_class = next(((n, found) for n, found in _HEADERS.items() if n in sizes), (0, None))
     if header_class is None:
         raise VolumeError(f"{path}: not a NIfTI image, though its name says so; nothing in it looks like a header")
     try:
@@ -206,33 +261,17 @@ def _nifti(path: Path, content: bytes) -> Volume:
         raise VolumeError(f"{path}: not a NIfTI image ({reason[-1] if reason else type(error).__name__})") from error
     if not shape or any(n < 1 for n in shape):
         raise VolumeError(f"{path}: expected voxels along every axis, found shape {shape}")
-    count = int(np.prod(shape, dtype=np.int64))
-    needed = start + count * dtype.itemsize
-    if len(unpacked) < needed:
+    if dtype.itemsize == 0:
         raise VolumeError(
-            f"{path}: the file is cut short: {len(unpacked)} bytes, but its header asks for {needed} (shape {shape}); "
+            f"{path}: not a NIfTI image (its header says {int(header['datatype'])} for the type of the voxels, which "
+            "is none that can be read); copy or download it again"
+        )
+    if start < size:
+        raise VolumeError(
+            f"{path}: not a NIfTI image (its voxels are said to begin at byte {start}, but its header takes {size}); "
             "copy or download it again"
         )
-    array = np.frombuffer(unpacked, dtype, count, start).reshape(shape, order="F")
-    squeezed = shape
-    while len(squeezed) > 3 and squeezed[-1] == 1:
-        squeezed = squeezed[:-1]
-    geometry = Geometry(squeezed, affine)
-    if len(squeezed) not in (2, 3):
-        raise VolumeError(f"{path}: expected a 2D or 3D image, found shape {shape}")
-    _check_geometry(path, geometry)
-    scaled = slope is not None and (slope, intercept) != (1, 0)
-    if scaled:
-        array = _scaled(array, float(slope), float(intercept))
-    return Volume(array.reshape(squeezed, order="F"), geometry, path, usable=squeezed == shape)
-
-
-def _scaled(array: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[np.float32]:
-    """In single precision, which holds all intensities of CT exactly; the file's own numbers are not changed."""
-    scaled = array.astype(np.float32)
-    scaled *= np.float32(slope)
-    scaled += np.float32(intercept)
-    return scaled
+    return shape, dtype, start, affine, (1.0, 0.0) if slope is None else (float(slope), float(intercept))
 
 
 class _Bytes:

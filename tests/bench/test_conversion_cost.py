@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.conversion_case import ORIENTATIONS, VOLUME_MB, Kind, Orientation, case_functions, make_download
+from tests.bench.conversion_case import KINDS, ORIENTATIONS, VOLUME_MB, Kind, Orientation, case_functions, make_download
 from tests.bench.measure import paired_seconds, peak_megabytes
 
 pytestmark = pytest.mark.bench
 
-KINDS: tuple[Kind, ...] = ("files", "masks")
-
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["files", "masks"])
 def test_throughput(kind: Kind, orientation: Orientation, tmp_path: Path) -> None:
     make_download(tmp_path / "download", kind)
     ours, stock, ratio = paired_seconds(*case_functions(tmp_path / "download", kind, orientation), runs=3)

@@ -157,6 +157,20 @@ def test_how_labels_were_placed_is_counted(
         assert "labels: 2 flipped y, 1 flipped z; look at the rare ones" in capsys.readouterr().out
 
 
+def test_images_that_are_not_in_hounsfield_units_are_named(
+    raw: Path, download: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for case in "bc":
+        scene = download.scenes[case]
+        scene.image[:] = np.random.default_rng(0).normal(1050, 30, scene.image.shape)
+        write_nifti(download.image(case), scene.image, scene.affine, "LPS")
+    for _ in range(2):  # the second time it is up to date
+        assert convert.main(["Toy", "-i", str(download.download), "-np", "1"]) == 0
+        out = capsys.readouterr().out
+        assert "note: 2 of 3 CT images (b, c) look as if they were not in Hounsfield units" in out
+        assert "Perhaps 1024 was not subtracted" in out
+
+
 def test_all_failing_cases_are_listed(raw: Path, download: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     download.image("a").write_bytes(b"")
     scene = download.scenes["b"]

@@ -198,6 +198,27 @@ def test_cases_of_a_patient_stay_together(download: Toy) -> None:
     assert partial_labels_of(load_dataset_json(result.folder)).patients["case_11"] == "p5"
 
 
+@pytest.mark.parametrize(("patients", "folds"), [(4, 4), (2, 2), (1, None)])
+def test_few_patients_make_few_folds(patients: int, folds: int | None, download: Toy) -> None:
+    def cases(root: Path) -> Iterator[Case]:
+        for number in range(8):
+            image, label = download.image("abc"[number % 3]), LabelMap(download.label("abc"[number % 3]))
+            yield Case(f"case_{number}", image=image, label=label, patient=f"p{number % patients}")
+
+    path = download.convert(toy(cases=cases)).folder / "splits_final.json"
+    if folds is None:  # whatever is validated on would be of the patient who is trained on
+        assert not path.exists()
+        return
+    found = json.loads(path.read_text())
+    assert len(found) == folds
+    assert sorted(case for fold in found for case in fold["val"]) == [f"case_{number}" for number in range(8)]
+    for fold in found:
+        trained, validated = ({int(case[5:]) % patients for case in fold[part]} for part in ("train", "val"))
+        assert trained
+        assert len(validated) == 1
+        assert trained.isdisjoint(validated)
+
+
 def test_no_splits_where_random_ones_are_as_good(download: Toy) -> None:
     cases = cases_with(**{case: {"patient": f"p{case}"} for case in "abc"})
     folder = download.convert(toy(cases=cases)).folder

@@ -11,8 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from nnunet_partial.conversion import Case, Converter, LabelMap, Masks
+from nnunet_partial.conversion.image_writing import resized_labels
 from nnunet_partial.errors import LabelError, ProblemsError
 from nnunet_partial.labels import load_dataset_json
 from tests.conversion_fakes.scene import numbered, write_nifti, write_picture
@@ -181,6 +183,71 @@ def test_pictures_of_another_size(download: Toy) -> None:
     write_picture(download.download / "a.png", flat)
     result = download.convert(pictures(download), size=(3, 9), overwrite=True)
     assert picture(result.folder / "imagesTr" / "a_0000.png").shape == (3, 9, 3)
+
+
+LARGE, SMALL = (1920, 1080), (640, 512)
+PIXEL = LARGE[0] / SMALL[0] * LARGE[1] / SMALL[1]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("place", range(500, 506))
+def test_lines_along_an_axis_survive_shrinking(place: int, axis: int) -> None:
+    labels = np.zeros(LARGE, np.uint16)
+    labels[(slice(None),) * axis + (slice(place, place + 2),)] = 3
+    found = resized_labels(labels, SMALL, [[3]])
+    np.testing.assert_array_equal((found == 3).sum(axis), 1)
+    assert set(np.unique(found)) == {0, 3}
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("angle", [7, 30, 45, 63, 88, 120, 151])
+def test_lines_of_any_direction_stay_whole(angle: float, width: int) -> None:
+    x, y = (np.indices(LARGE).T - np.array([960.2, 540.3])).T
+    along, across = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    line = (np.abs(x * across - y * along) <= width / 2) & (np.abs(x * along + y * across) < 400)
+    found = resized_labels(line.astype(np.uint16), SMALL, [[1]])
+    assert ndimage.label(found, np.ones((3, 3)))[1] == 1
+    reach = np.ptp(np.argwhere(found), axis=0) * [LARGE[0] / SMALL[0], LARGE[1] / SMALL[1]]
+    np.testing.assert_allclose(np.hypot(*reach), 800, atol=12)
+    far = ndimage.distance_transform_edt(~ndimage.zoom(found > 0, (3, 1080 / 512), order=0))[line]
+    assert far.max() < 5
+
+
+def test_areas_of_large_structures_stay() -> None:
+    x, y = np.indices(LARGE)
+    labels = np.zeros(LARGE, np.uint16)
+    labels[(x - 500) ** 2 + (y - 400) ** 2 < 200**2] = 1
+    labels[(x - 1300) ** 2 / 4 + (y - 600) ** 2 < 150**2] = 2
+    labels[301:1004, 700:911] = 3
+    labels[1000:1150, 500:700] = 65535  # ignored
+    before = labels.copy()
+    labels[620:1400, 403:405] = 4  # a line through 1 and background, and above 2
+    found = resized_labels(labels, SMALL, [[1], [2], [3], [4]])
+    for value in (0, 1, 2, 3, 65535):
+        np.testing.assert_allclose((found == value).sum() * PIXEL, (labels == value).sum(), rtol=0.01)
+    plain = resized_labels(before, SMALL, [[1], [2], [3]])
+    np.testing.assert_array_equal(found[found != 4], plain[found != 4])
+    np.testing.assert_array_equal((found == 4).sum(1), [206 < pixel < 467 for pixel in range(640)])
+
+
+def test_what_two_structures_share_is_no_thin_structure() -> None:
+    """Masks that overlap by a line: the line has a value of its own, but neither of them is thin."""
+    labels = np.zeros(LARGE, np.uint16)
+    labels[300:901], labels[901:1500] = 1, 2
+    labels[900] = 3
+    found = resized_labels(labels, SMALL, [[1, 3], [2, 3]])
+    assert not (found == 3).any()
+    assert (resized_labels(labels, SMALL, [[1], [2], [3]]) == 3).any()
+
+
+def test_specks_are_kept_where_they_fill_half_a_pixel() -> None:
+    labels = np.zeros((60, 60), np.uint16)
+    labels[9:12, 9:11], labels[30, 30] = 1, 2  # two thirds and a ninth of a box
+    labels[39:42, 39], labels[39:42, 40] = 5, 6  # alike: the first
+    found = resized_labels(labels, (20, 20), [[1], [2], [5], [6]])
+    assert {tuple(at): found[tuple(at)] for at in np.argwhere(found).tolist()} == {(3, 3): 1, (13, 13): 5}
+    half = np.array([[1, 0], [0, 0], [1, 1], [0, 0]], np.uint16)  # a fourth, and a half: ties are foreground
+    np.testing.assert_array_equal(resized_labels(half, (2, 1), [[1]]), [[0], [1]])
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
+import shutil
+import signal
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +19,9 @@ import pytest
 
 from nnunet_partial.conversion import case_conversion, engine
 from nnunet_partial.conversion.engine import convert_dataset
-from nnunet_partial.errors import LabelError, VolumeError
+from nnunet_partial.errors import LabelError, PartialError, VolumeError
 from tests.conversion_fakes.scene import write_nifti
-from tests.unit.conversion.conftest import Toy, toy
+from tests.unit.conversion.conftest import Toy, cases_with, toy
 
 Content = Callable[[Path], dict[str, bytes]]
 
@@ -65,7 +70,7 @@ def test_a_killed_conversion_goes_on(
     result = download.convert(orientation="RAS")
     assert content(result.folder) == expected
     after = times(result.folder)
-    kept = {name: time for name, time in before.items() if name.split("/")[1][0] in finished}
+    kept = {name: when for name, when in before.items() if name.split("/")[1][0] in finished}
     assert {name: after[name] for name in kept} == kept
 
 
@@ -135,6 +140,96 @@ def test_up_to_date(download: Toy) -> None:
     assert not again.written
     assert dict(again.images) == {"copied": 3}
     assert times(again.folder) == before
+
+
+@pytest.mark.parametrize(
+    "lost", ["imagesTr/b_0001.nii.gz", "labelsTr/c.nii.gz", "dataset.json", "imagesTs/a_0000.nii.gz", "labelsTs"]
+)
+def test_a_dataset_of_which_files_are_missing_is_made_again(lost: str, download: Toy, content: Content) -> None:
+    both = {case: (download.image(case), download.image(case)) for case in "abc"}
+    changes = {"a": {"image": both["a"], "split": "test"}, "b": {"image": both["b"]}, "c": {"image": both["c"]}}
+    converter = toy(cases=cases_with(**changes), channels=("CT", "PET"))
+    folder = download.convert(converter).folder
+    expected = content(folder)
+    path = folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    result = download.convert(converter)
+    assert result.written
+    assert content(folder) == expected
+    assert [p.name for p in download.raw.iterdir()] == ["Dataset007_Toy"]
+    assert not download.convert(converter).written
+
+
+def test_links_that_lead_nowhere_are_made_again(download: Toy) -> None:
+    folder = download.convert(link=True).folder
+    link = folder / "imagesTr" / "a_0000.nii.gz"
+    assert not download.convert(link=True).written
+    link.unlink()
+    link.symlink_to(download.download / "gone.nii.gz")
+    assert download.convert(link=True).written
+    assert link.resolve() == download.image("a").resolve()
+
+
+def test_overwrite_converts_what_is_up_to_date_again(download: Toy, content: Content) -> None:
+    folder = download.convert().folder
+    expected, before = content(folder), times(folder)
+    (folder / "labelsTr" / "b.nii.gz").write_bytes(b"damaged")
+    assert not download.convert().written
+    result = download.convert(overwrite=True)
+    assert result.written
+    assert content(folder) == expected
+    assert all(when != before[name] for name, when in times(folder).items())
+
+
+@dataclass(frozen=True)
+class KillOnce:
+    """A check that kills the worker process it runs in, once, when another case is finished."""
+
+    building: Path
+    label: str = "liver"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (self.label,)
+
+    def measure(self, *_: Any) -> float:
+        flag = self.building.with_name("killed")
+        try:
+            flag.touch(exist_ok=False)
+        except FileExistsError:
+            return 1.0
+        for _ in range(6000):  # a minute at most, should no other case ever be finished
+            if list((self.building / "records").glob("*.json")):
+                break
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0
+
+    def complaint(self, found: float) -> None:
+        return None
+
+
+def test_a_conversion_whose_worker_is_killed_goes_on(download: Toy, content: Content) -> None:
+    check: Any = KillOnce(download.building)
+    converter = toy(checks=(check,))
+    with pytest.raises(PartialError, match="converting: a worker process was killed"):
+        download.convert(converter, processes=2)
+    assert not download.target.exists()
+    finished = {record.stem: record.read_bytes() for record in (download.building / "records").glob("*.json")}
+    assert 1 <= len(finished) < 3
+    before = times(download.building)
+    folder = download.convert(converter, processes=2).folder
+    after = times(folder)
+    kept = {name: when for name, when in before.items() if name.split("/")[1][0] in finished}
+    assert len(kept) == 2 * len(finished)
+    assert {name: after[name] for name in kept} == kept
+    found = content(folder)
+    folder.rename(download.raw / "found")
+    assert content(download.convert(converter).folder) == found
+    assert {name for name in found if "Tr/" in name} == {
+        *(f"imagesTr/{case}_0000.nii.gz" for case in "abc"),
+        *(f"labelsTr/{case}.nii.gz" for case in "abc"),
+    }
 
 
 # targets
