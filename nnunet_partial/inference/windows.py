@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -52,7 +54,8 @@ def importance(patch: tuple[int, ...]) -> NDArray[np.float32]:
         point = np.zeros(size)
         point[size // 2] = 1
         whole = np.multiply.outer(whole, gaussian_filter1d(point, size * _SIGMA, mode="constant"))
-    whole = (whole / (whole.max() / _LARGEST_IMPORTANCE)).astype(np.float16)
+    # by way of single precision, as PyTorch goes: where both steps round, the result may be another
+    whole = (whole / (whole.max() / _LARGEST_IMPORTANCE)).astype(np.float32).astype(np.float16)
     whole[whole == 0] = whole[whole > 0].min()
     return np.asarray(whole, np.float32)
 
@@ -201,19 +204,47 @@ def sliding_logits(
     )
     first, last = padding[0][0], depth - padding[0][1]
     on_device = backend.to_backend(volume)
+    places = list(itertools.product(starts[1], starts[2]))
     for z, following in itertools.pairwise([*starts[0], depth]):
-        places = list(itertools.product(starts[1], starts[2]))
-        for at in range(0, len(places), batch_size):
-            part = places[at : at + batch_size]
-            windows = [on_device[:, z : z + whole[0], y : y + whole[1], x : x + whole[2]] for y, x in part]
-            logits = _predict(backend, _stacked(backend, windows, patch), mirror_axes)
-            for (y, x), window in zip(part, logits, strict=True):
-                sums.add(window.reshape(window.shape[0], *whole), y, x)
+        with _adding(sums, whole, backend) as add:
+            for at in range(0, len(places), batch_size):
+                part = places[at : at + batch_size]
+                windows = [on_device[:, z : z + whole[0], y : y + whole[1], x : x + whole[2]] for y, x in part]
+                add(_predict(backend, _stacked(backend, windows, patch), mirror_axes), part)
         planes = following - z
         kept = sums.means(planes)[:, max(0, first - z) : max(0, last - z)]
         if kept.shape[1]:
             yield kept[inside]
         sums.advance(planes)
+
+
+@contextmanager
+def _adding(
+    sums: _Accumulator, whole: tuple[int, ...], backend: Backend
+) -> Iterator[Callable[[Any, Sequence[tuple[int, int]]], None]]:
+    """A function that adds windows at their places, where it pays beside the prediction of the next ones.
+
+    At most one batch waits, so the logits of a batch are used while the next one is predicted, and no longer.
+    """
+
+    def add(logits: Any, places: Sequence[tuple[int, int]]) -> None:
+        for (y, x), window in zip(places, logits, strict=True):
+            sums.add(window.reshape(window.shape[0], *whole), y, x)
+
+    if not backend.adds_beside:
+        yield add
+        return
+    waiting: list[Future[None]] = []
+
+    def add_beside(logits: Any, places: Sequence[tuple[int, int]]) -> None:
+        if waiting:
+            waiting.pop().result()
+        waiting.append(pool.submit(add, logits, places))
+
+    with ThreadPoolExecutor(1) as pool:
+        yield add_beside
+        for last in waiting:
+            last.result()
 
 
 def _stacked(backend: Backend, windows: list[Any], patch: Sequence[int]) -> Any:

@@ -194,3 +194,26 @@ def test_ctrl_c_ends_the_command_after_it_could_clear_up(tmp_path: Path, log: Pa
     process.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert (tmp_path / "cleared").exists()
+
+
+def test_shares_are_read_again_only_where_memory_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them holds a large process up."""
+    resident, read = [1000, 1005, 1009, 995, 2000, 2010, 0, 0], []
+
+    def memory(processes: list[int], measure: str) -> int:
+        if measure == "rss":
+            return resident[0]
+        read.append(resident[0])
+        return resident[0] // 2
+
+    monkeypatch.setattr(process_tree, "members", lambda root: [root])
+    monkeypatch.setattr(process_tree, "memory_bytes", memory)
+    host = process_tree.HostMemory(7, "pss")
+    found = []
+    while resident:
+        found.append(host.used_bytes())
+        del resident[0]
+    assert read == [1000, 2000, 0]
+    assert found == [500, round(502.5), round(504.5), round(497.5), 1000, 1005, 0, 0]
+    resident = [300]
+    assert process_tree.HostMemory(7, "rss").used_bytes() == 300

@@ -49,7 +49,7 @@ def test_starts_are_those_of_nnunet(seed):
 @pytest.mark.parametrize("patch", [(1,), (8, 9), (16, 12, 20), (40, 8, 8), (1, 16, 16)])
 def test_importance_is_that_of_nnunet(patch):
     expected = compute_gaussian(patch, value_scaling_factor=10, device=torch.device("cpu")).float().numpy()
-    np.testing.assert_allclose(importance(patch), expected, rtol=2e-3, atol=0)
+    np.testing.assert_array_equal(importance(patch), expected)
     assert importance(patch).max() == 10
     assert importance(patch).min() > 0
 
@@ -74,6 +74,31 @@ def test_weighted_mean_equals_a_dense_computation(shape, step, batch_size):
     expected = (sums / weights)[(slice(None), *inside)]
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_windows_are_added_while_the_next_are_predicted():
+    """As long as one batch waits, its logits must stay; an error while adding must come out."""
+
+    class Reuses(Local):
+        def __init__(self):
+            super().__init__()
+            self.buffers = itertools.cycle([np.empty((1, 2, 8, 8, 8), np.float32) for _ in range(2)])
+
+        def predict(self, patches):
+            found = next(self.buffers)
+            found[...] = super().predict(patches)
+            return found
+
+    image = np.random.default_rng(3).normal(size=(1, 20, 21, 22)).astype(np.float32)
+    alone = Local()
+    alone.adds_beside = False
+    np.testing.assert_array_equal(whole(image, Reuses(), (8, 8, 8)), whole(image, alone, (8, 8, 8)))
+
+    class TooManyChannels(Local):
+        outputs = 3
+
+    with pytest.raises(ValueError, match="could not be broadcast"):
+        whole(image, TooManyChannels(), (8, 8, 8))
 
 
 def test_planes_stream_out_and_windows_are_counted():

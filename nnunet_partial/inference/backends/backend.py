@@ -23,10 +23,13 @@ class Backend(Protocol):
     Attributes:
         outputs: Channels of the network's output.
         description: Who computes, where and how precisely, for people.
+        adds_beside: Logits are better added up while the next windows are predicted: they lie in memory of the host,
+            and predicting leaves processors idle here and there.
     """
 
     outputs: int
     description: str
+    adds_beside: bool
 
     def predict(self, patches: Any) -> Any:
         """Logits of windows, averaged over folds.
@@ -35,7 +38,8 @@ class Backend(Protocol):
             patches: (B, C, *patch), of this backend. They are not changed.
 
         Returns:
-            (B, outputs, *patch), of this backend, which the caller may change; valid until the next call.
+            (B, outputs, *patch), of this backend, which the caller may change; valid until the next call
+            but one.
         """
 
     def zeros(self, shape: Sequence[int]) -> Any:
@@ -53,6 +57,8 @@ class Backend(Protocol):
 
 class NumpyArrays:
     """The arrays of backends that compute in memory of the host."""
+
+    adds_beside = True
 
     def zeros(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
         """See `Backend`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class OpenVINOBackend(NumpyArrays):
     Attributes:
         outputs: See `Backend`.
         description: See `Backend`.
+        adds_beside: See `Backend`.
 
     Args:
         files: One a fold, .xml (with its .bin) or .onnx.
@@ -50,6 +52,8 @@ class OpenVINOBackend(NumpyArrays):
         self._requests = [_compiled(core, path, options).create_infer_request() for path in files]
         shape = self._requests[0].get_output_tensor(0).shape
         self.outputs = int(shape[1])
+        # two in turn, so that one can be read while the other is written
+        self._results = itertools.cycle([openvino.Tensor(np.empty(shape, np.float32), True) for _ in range(2)])
         version = openvino.__version__.partition("-")[0]
         self.description = f"OpenVINO {version}, CPU, {threads or 'all'} threads, {precision}"
 
@@ -65,12 +69,12 @@ class OpenVINOBackend(NumpyArrays):
             total /= len(self._requests)
         return total
 
-    @staticmethod
-    def _logits(request: Any, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Logits of one window, in the memory of the request, which its next window overwrites."""
-        found: npt.NDArray[np.float32] = request.infer(
-            [np.ascontiguousarray(patch)], share_inputs=True, share_outputs=True
-        )[0]
+    def _logits(self, request: Any, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of one window, in memory that the window after the next one overwrites."""
+        result = next(self._results)
+        request.set_output_tensor(0, result)
+        request.infer([np.ascontiguousarray(patch)], share_inputs=True, share_outputs=True)
+        found: npt.NDArray[np.float32] = result.data
         return found
 
 

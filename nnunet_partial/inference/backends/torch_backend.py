@@ -30,6 +30,7 @@ class TorchBackend:
     Attributes:
         outputs: See `Backend`.
         description: See `Backend`.
+        adds_beside: See `Backend`; PyTorch's own threads, or a GPU, add up fast enough.
         device: Where the tensors are.
 
     Args:
@@ -42,6 +43,8 @@ class TorchBackend:
     Raises:
         PartialError: The device does not exist, or cannot compute at that precision.
     """
+
+    adds_beside = False
 
     def __init__(
         self,

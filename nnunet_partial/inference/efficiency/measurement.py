@@ -9,13 +9,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.efficiency.gpu_memory import GpuReader
-from nnunet_partial.inference.efficiency.process_tree import HostMeasure, host_measure, members, memory_bytes
+from nnunet_partial.inference.efficiency.process_tree import HostMeasure, HostMemory, host_measure
 
 __all__ = ["Measurement", "Trace", "last_lines", "measure_command"]
 
@@ -168,7 +168,7 @@ class _Sampler:
 
     def __init__(self, root: int, start: float, interval_s: float, measure: HostMeasure, gpu: GpuReader | None) -> None:
         self._start, self._interval_s = start, interval_s
-        self._read_host: Callable[[], float] = lambda: memory_bytes(members(root), measure) / _MB
+        self._memory = HostMemory(root, measure)
         self._gpu = gpu
         self._ticks: list[int] = []
         self._host_mb: list[float] = []
@@ -200,7 +200,7 @@ class _Sampler:
         tick = 0
         while True:
             try:
-                host_mb = self._read_host()
+                host_mb = self._memory.used_bytes() / _MB
                 gpu_mb = [self._gpu.used_mb()] if self._gpu is not None else []
             except PartialError as error:
                 self._problem = error
