@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -47,9 +46,9 @@ def test_sigterm_ends_in_order(command: Callable[..., int], outer: list[int], tm
         with claimed(tmp_path, "a"), atomic_path(tmp_path / "a.nii.gz") as temporary:
             temporary.write_bytes(b"half")
             try:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             finally:
-                os.kill(os.getpid(), signal.SIGTERM)  # impatient schedulers must not interrupt the tidying
+                signal.raise_signal(signal.SIGTERM)  # impatient schedulers must not interrupt the tidying
             raise AssertionError("went on")
 
     with pytest.raises(SystemExit) as ended:
@@ -72,7 +71,7 @@ def test_the_handler_before_is_put_back(
             command(act)
     else:
         assert command(act) == (0 if error is None else 130)
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
     assert outer == [signal.SIGTERM]
 
 

@@ -52,8 +52,9 @@ class OpenVINOBackend(NumpyArrays):
         self._requests = [_compiled(core, path, options).create_infer_request() for path in files]
         shape = self._requests[0].get_output_tensor(0).shape
         self.outputs = int(shape[1])
-        # two in turn, so that one can be read while the other is written
-        self._results = itertools.cycle([openvino.Tensor(np.empty(shape, np.float32), True) for _ in range(2)])
+        # two in turn, so that one can be read while the other is written; they are NumPy's, and outlive the tensors
+        arrays = [np.empty(shape, np.float32) for _ in range(2)]
+        self._results = itertools.cycle([(array, openvino.Tensor(array, shared_memory=True)) for array in arrays])
         version = openvino.__version__.partition("-")[0]
         self.description = f"OpenVINO {version}, CPU, {threads or 'all'} threads, {precision}"
 
@@ -71,11 +72,10 @@ class OpenVINOBackend(NumpyArrays):
 
     def _logits(self, request: Any, patch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logits of one window, in memory that the window after the next one overwrites."""
-        result = next(self._results)
-        request.set_output_tensor(0, result)
+        array, tensor = next(self._results)
+        request.set_output_tensor(0, tensor)
         request.infer([np.ascontiguousarray(patch)], share_inputs=True, share_outputs=True)
-        found: npt.NDArray[np.float32] = result.data
-        return found
+        return array
 
 
 def _import() -> Any:
