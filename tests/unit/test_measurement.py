@@ -184,7 +184,9 @@ def test_ctrl_c_ends_the_command_after_it_could_clear_up(tmp_path: Path, log: Pa
 
     command = python(clears_up, str(tmp_path / "cleared"))
     measures = (
-        "import pathlib; from nnunet_partial.inference.efficiency.measurement import measure_command; "
+        # what runs in the background of a shell, and all it starts, ignores the signal otherwise
+        "import pathlib, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from nnunet_partial.inference.efficiency.measurement import measure_command; "
         f"measure_command({list(command)!r}, pathlib.Path({str(log)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", measures], stderr=subprocess.PIPE, text=True)
