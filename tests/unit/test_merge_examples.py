@@ -14,26 +14,13 @@ from nnunet_partial.labels.merge_file import MergeFile, load_merge_file
 from nnunet_partial.labels.merge_plan import MergePlan, plan_merge
 from nnunet_partial.labels.space import BACKGROUND, DEFAULT_AXIS, LabelSpace
 from nnunet_partial.labels.table import AnnotationSet
+from tests.unit.merge_plans import annotated, shown
 
 Factory = Callable[..., Path]
 Plan = Callable[..., MergePlan]
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "merge-file.md"
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", DOCUMENT.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-
-
-def shown(labels: PartialLabels, set_name: str, plan: MergePlan) -> dict[str, str]:
-    """Name of a label value to one sign a class, in channel order: + present, - absent, ? unknown."""
-    row = list(labels.sets).index(set_name)
-    return {
-        plan.value_names[value]: "".join("-+?"[state] for state in labels.states[row, value])
-        for value in sorted(labels.sets[set_name].possible)
-    }
-
-
-def annotated(labels: PartialLabels, set_name: str) -> list[str]:
-    row = labels.annotated[list(labels.sets).index(set_name)]
-    return [name for name, known in zip(labels.class_names, row, strict=True) if known]
 
 
 def _datasets_for(file: MergeFile, raw_dataset: Factory, folder: Path) -> None:

@@ -11,26 +11,13 @@ from nnunet_partial.errors import LabelError
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels, to_json
 from nnunet_partial.labels.merge_plan import MergePlan
 from nnunet_partial.labels.space import BACKGROUND, DEFAULT_AXIS
+from tests.unit.merge_plans import annotated, shown
 
 Factory = Callable[..., Path]
 Plan = Callable[..., MergePlan]
 
 LABELS = {"liver": 1, "spleen": 2, "tumor": 3, "ignore": 4}
 CLASSES = "liver: [liver_tissue, liver_tumour], spleen: , tumour: [liver_tumour, other_tumour]"
-
-
-def shown(labels: PartialLabels, set_name: str, plan: MergePlan) -> dict[str, str]:
-    """Name of a label value to one sign a class, in channel order: + present, - absent, ? unknown."""
-    row = list(labels.sets).index(set_name)
-    return {
-        plan.value_names[value]: "".join("-+?"[state] for state in labels.states[row, value])
-        for value in sorted(labels.sets[set_name].possible)
-    }
-
-
-def annotated(labels: PartialLabels, set_name: str) -> list[str]:
-    row = labels.annotated[list(labels.sets).index(set_name)]
-    return [name for name, known in zip(labels.class_names, row, strict=True) if known]
 
 
 def converted(raw_dataset: Factory) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from nnunet_partial.errors import LabelError
-from nnunet_partial.labels import PartialLabels, one_axis_per_source
+from nnunet_partial.labels import one_axis_per_source
 from nnunet_partial.labels.merge_plan import MergePlan, SliceRange
+from tests.unit.merge_plans import annotated, shown
 
 Factory = Callable[..., Path]
 Plan = Callable[..., MergePlan]
@@ -23,20 +24,6 @@ CLASSES = (
     "liver: [liver_tissue, liver_tumour], tumour: [liver_tumour], spleen: , kidneys: [kidney_left, kidney_right], "
     "kidney_left: , kidney_right: "
 )
-
-
-def shown(labels: PartialLabels, set_name: str, plan: MergePlan) -> dict[str, str]:
-    """Name of a label value to one sign a class, in channel order: + present, - absent, ? unknown."""
-    row = list(labels.sets).index(set_name)
-    return {
-        plan.value_names[value]: "".join("-+?"[state] for state in labels.states[row, value])
-        for value in sorted(labels.sets[set_name].possible)
-    }
-
-
-def annotated(labels: PartialLabels, set_name: str) -> list[str]:
-    row = labels.annotated[list(labels.sets).index(set_name)]
-    return [name for name, known in zip(labels.class_names, row, strict=True) if known]
 
 
 BTCV = """
