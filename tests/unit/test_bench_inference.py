@@ -72,7 +72,7 @@ def test_settings_survive_json():
 
 def test_settings_of_a_part_are_those_that_matter_to_it():
     longer = replace(TINY, accuracy=replace(TINY.accuracy, epochs=99))
-    deeper = replace(TINY, training=replace(TINY.training, iterations=9))
+    deeper = replace(TINY, training=replace(TINY.training, phases=()))
 
     def changed(other):
         return {part for part in PARTS if bench(Path()).settings(part) != other.settings(part)}
@@ -108,6 +108,15 @@ def test_rounds_take_turns_and_go_on_where_they_stopped(tmp_path):
     assert run_rounds(results, tasks, 3, SETTINGS) == []
     assert order == ["b", "b", "a", "b", "c"]
     assert len(results.values("input")) == 9
+
+
+def test_competitors_are_chosen_by_name():
+    tasks = [Task("input", "a", who, dict) for who in ("ours", "nnunet")]
+    assert bench(Path()).chosen(tasks) == tasks
+    assert bench(Path(), competitors=("nnunet", "other")).chosen(tasks) == tasks[1:]
+    assert bench(Path(), competitors=("other",)).chosen([]) == []
+    with pytest.raises(PartialError, match="--competitors: expected some of ours, nnunet, found other"):
+        bench(Path(), competitors=("other",)).chosen(tasks)
 
 
 def test_medians_and_ratios_of_the_same_round():

@@ -14,13 +14,15 @@ from tests.bench.inference import models, training
 from tests.bench.inference.bench import Bench
 from tests.bench.inference.models import Model, prepare_model, widened_heads
 from tests.bench.inference.plans import CONFIGURATION, PLANS, TORCH_PLANS, make_dataset_json, make_plans
-from tests.bench.inference.presets import PRESETS
+from tests.bench.inference.presets import PRESETS, Phase, Training
 from tests.bench.inference.volumes import CLASSES
 
 TINY = replace(
     PRESETS["tiny"],
     network=replace(PRESETS["tiny"].network, patch=(8, 8, 8), features=(2, 4)),
-    training=replace(PRESETS["tiny"].training, phantoms=1, shape=(16, 16, 16), patch=(8, 8, 8), iterations=2),
+    training=Training(
+        phantoms=1, shape=(16, 16, 16), phases=(Phase((4, 4, 4), 2, 2, 1e-2), Phase((8, 8, 8), 1, 1, 1e-2))
+    ),
 )
 STATISTICS = {"mean": 1.0, "std": 2.0, "percentile_00_5": -3.0, "percentile_99_5": 4.0}
 
@@ -107,7 +109,7 @@ def test_training_is_kept_until_its_sizes_change(tmp_path, monkeypatch):
         torch.testing.assert_close(again.weights[name], tensor)
     torch.testing.assert_close(again.feature_means, first.feature_means)
     assert again.statistics == first.statistics
-    longer = replace(TINY, training=replace(TINY.training, iterations=3))
+    longer = replace(TINY, training=replace(TINY.training, phases=TINY.training.phases * 2))
     other = training.train(tmp_path, longer, 1)
     assert any((other.weights[name] != tensor).any() for name, tensor in first.weights.items())
 

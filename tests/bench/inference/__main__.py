@@ -45,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="classes for which the part sizes runs nnU-Net too, where it fits into memory (default: 14)",
     )
     parser.add_argument(
+        "--competitors",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names as in the report's files, e.g. nnunet exact.openvino.fp32 (default: all)",
+    )
+    parser.add_argument(
         "--decoding", choices=("regions", "argmax"), default="regions", help="of the models (default: %(default)s)"
     )
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="rounds (default: %(default)s)")
@@ -76,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tuple(arguments.classes),
             arguments.decoding,
             tuple(arguments.stock_classes),
+            tuple(arguments.competitors),
         )
         bench.check()
         if arguments.iterations is not None and arguments.iterations < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from nnunet_partial.errors import PartialError
 from tests.bench.inference.machine import cores, describe_machine
 from tests.bench.inference.presets import Preset
 from tests.bench.inference.results import Results
+from tests.bench.inference.rounds import Task
 
 __all__ = ["Bench"]
 
@@ -31,6 +32,7 @@ class Bench:
         classes: Numbers of classes of the part `sizes`, the background included.
         decoding: 'regions' or 'argmax': what the network's channels mean.
         stock_classes: Numbers of classes for which the part `sizes` runs nnU-Net too, where that fits into memory.
+        competitors: Names of those that are measured; empty for all.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Bench:
     classes: tuple[int, ...]
     decoding: str = "regions"
     stock_classes: tuple[int, ...] = (14,)
+    competitors: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises a PartialError where something is out of range."""
@@ -78,6 +81,21 @@ class Bench:
             "threads": self.threads,
             "cpu": f"{machine['cpu']}, {cores()} cores",
         }
+
+    def chosen(self, tasks: Sequence[Task]) -> list[Task]:
+        """Those of the chosen competitors.
+
+        Args:
+            tasks: Of a part.
+
+        Raises:
+            PartialError: None of them is among the tasks.
+        """
+        found = [task for task in tasks if not self.competitors or task.who in self.competitors]
+        if tasks and not found:
+            known = ", ".join(dict.fromkeys(task.who for task in tasks))
+            raise PartialError(f"--competitors: expected some of {known}, found {', '.join(self.competitors)}")
+        return found
 
     def scratch(self, name: str) -> Path:
         """A folder for files that may be deleted when the benchmark is done."""

@@ -60,31 +60,31 @@ def carry_out(bench: Bench, parts: Sequence[str], iterations: int | None = None)
 def _export(bench: Bench, _: int | None) -> list[str]:
     from tests.bench.inference.export import export_tasks
 
-    return run_rounds(bench.results, export_tasks(bench), bench.runs, bench.settings("export"))
+    return run_rounds(bench.results, bench.chosen(export_tasks(bench)), bench.runs, bench.settings("export"))
 
 
 def _export_many(bench: Bench, _: int | None) -> list[str]:
     from tests.bench.inference.export import many_tasks
 
-    return run_rounds(bench.results, many_tasks(bench), bench.runs, bench.settings("export_many"))
+    return run_rounds(bench.results, bench.chosen(many_tasks(bench)), bench.runs, bench.settings("export_many"))
 
 
 def _input(bench: Bench, _: int | None) -> list[str]:
     from tests.bench.inference.input_resampling import input_tasks
 
-    return run_rounds(bench.results, input_tasks(bench), bench.runs, bench.settings("input"))
+    return run_rounds(bench.results, bench.chosen(input_tasks(bench)), bench.runs, bench.settings("input"))
 
 
 def _end_to_end(bench: Bench, _: int | None) -> list[str]:
     from tests.bench.inference.end_to_end import end_to_end_tasks
 
-    return run_rounds(bench.results, end_to_end_tasks(bench), bench.runs, bench.settings("end_to_end"))
+    return run_rounds(bench.results, bench.chosen(end_to_end_tasks(bench)), bench.runs, bench.settings("end_to_end"))
 
 
 def _sizes(bench: Bench, _: int | None) -> list[str]:
     from tests.bench.inference.end_to_end import sizes_tasks
 
-    return run_rounds(bench.results, sizes_tasks(bench), bench.runs, bench.settings("sizes"))
+    return run_rounds(bench.results, bench.chosen(sizes_tasks(bench)), bench.runs, bench.settings("sizes"))
 
 
 def _accuracy(bench: Bench, iterations: int | None) -> list[str]:
@@ -95,7 +95,7 @@ def _accuracy(bench: Bench, iterations: int | None) -> list[str]:
     if missing:
         return []
     # the same every time: one round
-    return run_rounds(bench.results, accuracy_tasks(bench, iterations), 1, bench.settings("accuracy"))
+    return run_rounds(bench.results, bench.chosen(accuracy_tasks(bench, iterations)), 1, bench.settings("accuracy"))
 
 
 def _gpu(bench: Bench, _: int | None) -> list[str]:
@@ -108,7 +108,9 @@ def _gpu(bench: Bench, _: int | None) -> list[str]:
         return []
     reader = open_gpu_reader(None, _INTERVAL_S)
     try:
-        return run_rounds(bench.results, gpu_tasks(bench, reader), bench.runs, bench.settings("gpu"), {"gpu": name})
+        return run_rounds(
+            bench.results, bench.chosen(gpu_tasks(bench, reader)), bench.runs, bench.settings("gpu"), {"gpu": name}
+        )
     finally:
         if reader is not None:
             reader.close()

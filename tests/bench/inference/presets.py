@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_partial.demo.pipeline import NetworkSize
 from nnunet_partial.inference.resampling import resampled_shape
 
-__all__ = ["PRESETS", "Grid", "Network", "Preset", "Training"]
+__all__ = ["PRESETS", "Grid", "Network", "Phase", "Preset", "Training"]
 
 Triple = tuple[int, int, int]
 
@@ -58,24 +58,36 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of the training.
+
+    Attributes:
+        patch: Voxels of a patch.
+        batch_size: Patches an iteration.
+        iterations: Iterations.
+        learning_rate: Of AdamW at the start; polynomial decay.
+    """
+
+    patch: Triple
+    batch_size: int
+    iterations: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class Training:
     """How it is trained: long enough for smooth label maps.
 
     Attributes:
         phantoms: Number of phantoms.
         shape: Voxels of a phantom at the network's spacing.
-        patch: Voxels of a patch; smaller than the network's windows, as the network is convolutional.
-        batch_size: Patches an iteration.
-        iterations: Iterations.
-        learning_rate: Of AdamW at the start; polynomial decay.
+        phases: One after the other. Most is learned from small patches, which cost little; the last ones are as large
+            as the network's windows, as its instance normalisation sees other statistics in small ones.
     """
 
     phantoms: int
     shape: Triple
-    patch: Triple
-    batch_size: int
-    iterations: int
-    learning_rate: float
+    phases: tuple[Phase, ...]
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,11 @@ PRESETS: dict[str, Preset] = {
         },
         main="200",
         network=Network((2.42, 1.95, 1.95), (128, 128, 128), (16, 32, 64, 128, 256)),
-        training=Training(4, (208, 208, 208), (48, 48, 48), 2, 1500, 3e-3),
+        training=Training(
+            phantoms=4,
+            shape=(208, 208, 208),
+            phases=(Phase((48, 48, 48), 2, 1500, 3e-3), Phase((128, 128, 128), 1, 200, 1e-3)),
+        ),
         accuracy=NetworkSize(
             patch_size=(40, 48, 48), features=(8, 16, 32, 64), epochs=10, iterations=60, learning_rate=5e-3
         ),
@@ -139,7 +155,7 @@ PRESETS: dict[str, Preset] = {
         },
         main="24",
         network=Network((9.68, 7.8, 7.8), (16, 32, 32), (8, 16, 32)),
-        training=Training(3, (48, 52, 52), (16, 32, 32), 2, 300, 1e-2),
+        training=Training(phantoms=3, shape=(48, 52, 52), phases=(Phase((16, 32, 32), 2, 300, 1e-2),)),
         accuracy=NetworkSize(patch_size=(24, 32, 32), features=(4, 8), epochs=2, iterations=4, learning_rate=1e-2),
     ),
 }

@@ -21,7 +21,7 @@ from nnunet_partial.inference.model.weights_file import read_weights, write_weig
 from nnunet_partial.training.head_prior import set_head_prior
 from tests.bench.inference.machine import has_bf16
 from tests.bench.inference.plans import build_network, make_plans
-from tests.bench.inference.presets import Preset
+from tests.bench.inference.presets import Phase, Preset
 from tests.bench.inference.volumes import CLASSES, training_phantom
 
 __all__ = ["Trained", "train"]
@@ -30,7 +30,7 @@ _FOREGROUND_SHARE = 0.7
 _DECAY = 0.9
 _LARGEST_GRADIENT = 12.0
 _SMOOTHING = 1e-5
-_FEATURE_PATCHES = 8
+_FEATURE_PATCHES = 3
 _HEAD_PRIOR = 0.01
 
 
@@ -114,24 +114,32 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _fit(network: nn.Module, patients: _Patients, preset: Preset, device: torch.device) -> None:
-    training, rng = preset.training, np.random.default_rng(0)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=training.learning_rate)
-    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, training.iterations, _DECAY)
+    network.to(memory_format=torch.channels_last_3d)  # less than half the time in bfloat16 on a CPU
+    for number, phase in enumerate(preset.training.phases):
+        print(f"  patches of {phase.patch}", file=sys.stderr)
+        _fit_phase(network, patients, phase, np.random.default_rng(number), device)
+
+
+def _fit_phase(
+    network: nn.Module, patients: _Patients, phase: Phase, rng: np.random.Generator, device: torch.device
+) -> None:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=phase.learning_rate)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, phase.iterations, _DECAY)
     reduced = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or has_bf16())
     start = time.monotonic()
-    for iteration in range(1, training.iterations + 1):
-        images, labels = (part.to(device) for part in patients.batch(rng, training.patch, training.batch_size))
+    for iteration in range(1, phase.iterations + 1):
+        images, labels = (part.to(device) for part in patients.batch(rng, phase.patch, phase.batch_size))
         optimizer.zero_grad()
         with reduced:
-            logits = network(images)
+            logits = network(images.to(memory_format=torch.channels_last_3d))
         loss = _loss(logits.float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
         optimizer.step()
         schedule.step()
-        if iteration % 50 == 0 or iteration == training.iterations:
+        if iteration % 50 == 0 or iteration == phase.iterations:
             seconds = time.monotonic() - start
-            print(f"  iteration {iteration}/{training.iterations}, loss {loss:.3f}, {seconds:.0f} s", file=sys.stderr)
+            print(f"  iteration {iteration}/{phase.iterations}, loss {loss:.3f}, {seconds:.0f} s", file=sys.stderr)
 
 
 def _feature_means(network: Any, patients: _Patients, preset: Preset, device: torch.device) -> Tensor:
@@ -144,7 +152,7 @@ def _feature_means(network: Any, patients: _Patients, preset: Preset, device: to
     rng = np.random.default_rng(1)
     with torch.no_grad():
         for _ in range(_FEATURE_PATCHES * preset.training.phantoms):
-            images, labels = patients.batch(rng, preset.training.patch, 1)
+            images, labels = patients.batch(rng, preset.training.phases[-1].patch, 1)
             network(images.to(device))
             features = seen.pop()[0].flatten(1).T.float().cpu()
             sums.index_add_(0, labels.flatten(), features)
