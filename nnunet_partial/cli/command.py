@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.text import Text
@@ -12,7 +16,7 @@ from nnunet_partial import __version__
 from nnunet_partial.errors import PartialError
 from nnunet_partial.parallel import default_processes
 
-__all__ = ["add_processes", "add_version", "output_console", "run_command"]
+__all__ = ["add_processes", "add_version", "ended_in_order", "output_console", "run_command"]
 
 _INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl+C
 _FILE_COLUMNS = 200
@@ -54,3 +58,26 @@ def run_command(function: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Makes SIGTERM, which schedulers send at a job's time limit, leave no unfinished files and no claims behind.
+
+    Raises:
+        SystemExit: With the status that a shell reports for that signal, 143.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the tidying
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers there only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        # None: a handler that was not set by Python, and cannot be set by it either
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from nnunet_partial.cli.command import add_version, output_console, run_command
+from nnunet_partial.cli.command import add_version, ended_in_order, output_console, run_command
+from nnunet_partial.cli.model_arguments import (
+    add_checkpoint,
+    add_image_modality,
+    add_prediction,
+    given_modalities,
+    prediction_options,
+)
 
 if TYPE_CHECKING:
     from nnunet_partial.ensemble import Ensemble
@@ -36,6 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_model(train)
     train.add_argument("-f", type=_fold, required=True, metavar="FOLD", help="fold, or 'all'")
+    train.add_argument(
+        "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="where to compute (default: %(default)s)"
+    )
     train.set_defaults(run=_train)
 
     predict = steps.add_parser(
@@ -43,28 +54,40 @@ def build_parser() -> argparse.ArgumentParser:
         help="predict images and combine the classes",
         description="Predicts images with the model of every class and combines them: a class is given where its "
         "probability is above 0.5 and no class that excludes it has a higher one. An interrupted prediction goes on "
-        "where it stopped. Until the end the output folder holds the probabilities of all classes, 4 bytes a voxel, "
-        "class and case.",
+        "where it stopped. Several processes may predict one folder; each case goes to one of them.",
     )
-    predict.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="images CASE_0000.ending")
+    predict.add_argument(
+        "-i", type=Path, required=True, metavar="IMAGES", help="images CASE_0000.ending, or DICOM folders"
+    )
     predict.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where label maps go")
     _add_model(predict)
     predict.add_argument("-f", type=_fold, nargs="+", required=True, metavar="FOLD", help="folds to average over")
-    predict.add_argument("--disable_tta", action="store_true", help="no mirroring at test time")
-    predict.add_argument("--keep_probabilities", action="store_true", help="do not remove the probabilities at the end")
+    add_checkpoint(predict)
+    add_image_modality(predict)
+    add_prediction(predict, ("exact", "fast"))
     predict.add_argument(
         "--independent",
         action="store_true",
         help="also write what each model finds on its own, before classes compete, to OUTPUT/independent/CLASS",
+    )
+    predict.add_argument(
+        "--save_probabilities",
+        action="store_true",
+        help="also write the probability of each class, 0 to 255, to CASE_probabilities/CLASS.ending",
     )
     predict.set_defaults(run=_predict)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    arguments = build_parser().parse_args(argv)
-    return run_command(lambda: int(arguments.run(arguments)))
+    """Entry point; returns the exit status.
+
+    Raises:
+        SystemExit: The arguments make no sense (2), or the process was told to end by SIGTERM while it predicted (143).
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = build_parser().parse_args(words)
+    return run_command(lambda: int(arguments.run(arguments, words)))
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +97,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "-tr", default="PartialLabelTrainerImplicit", metavar="TRAINER", help="trainer (default: %(default)s)"
     )
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: %(default)s)")
-    parser.add_argument(
-        "-device", choices=("cuda", "cpu", "mps"), default="cuda", help="where to compute (default: %(default)s)"
-    )
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="these classes only")
 
 
@@ -92,39 +112,41 @@ def _ensemble(arguments: argparse.Namespace) -> Ensemble:
         arguments.c,
         trainer=arguments.tr,
         plans=arguments.p,
-        device=arguments.device,
         classes=arguments.classes,
     )
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def _train(arguments: argparse.Namespace, _: list[str]) -> int:
     from nnunet_partial.ensemble import train_ensemble
 
     console = output_console()
     ensemble = _ensemble(arguments)
-    train_ensemble(ensemble, arguments.f, console)
+    train_ensemble(ensemble, arguments.f, arguments.device, console)
     console.print(Text(f"models: {ensemble.results}/CLASS/{ensemble.dataset}/{ensemble.model}"), soft_wrap=True)
     return 0
 
 
-def _predict(arguments: argparse.Namespace) -> int:
+def _predict(arguments: argparse.Namespace, words: list[str]) -> int:
     from nnunet_partial.ensemble import predict_ensemble
 
     console = output_console()
-    written = predict_ensemble(
-        _ensemble(arguments),
-        arguments.i,
-        arguments.o,
-        arguments.f,
-        mirroring=not arguments.disable_tta,
-        keep_probabilities=arguments.keep_probabilities,
-        independent=arguments.independent,
-        console=console,
-    )
+    with ended_in_order():
+        predicted = predict_ensemble(
+            _ensemble(arguments),
+            arguments.i,
+            arguments.o,
+            arguments.f,
+            independent=arguments.independent,
+            save_probabilities=arguments.save_probabilities,
+            modalities=given_modalities(arguments),
+            command=shlex.join(["nnUNetv2_partial_ensemble", *words]),
+            console=console,
+            **prediction_options(arguments),
+        )
     evaluate = ["nnUNetv2_partial_evaluate", "-ref", "REFERENCES", "-pred"]
     chosen = ["--classes", *arguments.classes] if arguments.classes else []
     lines = [
-        f"{len(written)} label maps in {arguments.o}",
+        f"{len(predicted)} cases predicted",
         f"next: {shlex.join([*evaluate, str(arguments.o), *chosen])}",
     ]
     if arguments.independent:

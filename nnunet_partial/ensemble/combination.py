@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nnunet_partial.labels import LabelSpace
 
-__all__ = ["THRESHOLD", "Probabilities", "combine_one_model_a_class", "masks_of_one_model_a_class"]
+__all__ = ["THRESHOLD", "Probabilities", "combine_one_model_a_class"]
 
 THRESHOLD = 0.5
 """A class is found where its probability is above."""
@@ -42,41 +42,6 @@ def combine_one_model_a_class(probabilities: Iterable[Probabilities], space: Lab
     Raises:
         ValueError: There is not one array a class, or their shapes differ.
     """
-    shape, given = _given(probabilities, space, independent=False)
-    painted = np.zeros(math.prod(shape), np.uint8 if len(space.classes) < 255 else np.uint16)
-    for index, voxels in enumerate(given):
-        painted[voxels] = index + 1
-    return painted.reshape(shape)
-
-
-def masks_of_one_model_a_class(
-    probabilities: Iterable[Probabilities], space: LabelSpace, *, independent: bool = False
-) -> npt.NDArray[np.bool_]:
-    """Where each class is given, before one is painted over the other; see `combine_one_model_a_class`.
-
-    Args:
-        probabilities: (C, *S), or one array (*S) after the other, in the order of the classes.
-        space: The label space.
-        independent: Give every class wherever its own model says so, as if there were no other (the separate models
-            of Jenke et al. 2024, table 3).
-
-    Returns:
-        bool (C, *S).
-
-    Raises:
-        ValueError: There is not one array a class, or their shapes differ.
-    """
-    shape, given = _given(probabilities, space, independent=independent)
-    masks = np.zeros((len(given), math.prod(shape)), bool)
-    for mask, voxels in zip(masks, given, strict=True):
-        mask[voxels] = True
-    return masks.reshape(len(given), *shape)
-
-
-def _given(
-    probabilities: Iterable[Probabilities], space: LabelSpace, *, independent: bool
-) -> tuple[tuple[int, ...], list[_Voxels]]:
-    """The shape of the volume, and the flat indices of the voxels where each class is given."""
     shapes: set[tuple[int, ...]] = set()
     above: list[_Voxels] = []
     values: list[Probabilities] = []
@@ -85,18 +50,32 @@ def _given(
         flat = array.ravel()
         above.append(np.flatnonzero(flat > THRESHOLD))
         values.append(flat[above[-1]])
+        del array, flat  # the next one takes as much memory
     if len(above) != len(space.classes) or len(shapes) != 1:
         raise ValueError(f"expected {len(space.classes)} arrays of one shape, found {len(above)} of {sorted(shapes)}")
     (shape,) = shapes
-    if independent:
-        return shape, above
+    painted = np.zeros(math.prod(shape), np.uint8 if len(space.classes) < 255 else np.uint16)
+    for index, voxels in enumerate(_given(above, values, painted.size, _rivals(space))):
+        painted[voxels] = index + 1
+    return painted.reshape(shape)
 
-    rivals = _rivals(space)
+
+def _given(
+    above: list[_Voxels], values: list[Probabilities], size: int, rivals: npt.NDArray[np.bool_]
+) -> list[_Voxels]:
+    """The voxels where each class is given.
+
+    Args:
+        above: Flat indices of the voxels above one half, of each class.
+        values: Its probabilities there.
+        size: Voxels of the volume.
+        rivals: As `_rivals`.
+    """
     given = list(above)
     # classes with the same rivals share one search for the strongest: with exclusive classes one does for all
     for members in np.unique(rivals, axis=0):
-        highest = np.full(math.prod(shape), THRESHOLD, np.result_type(np.float32, *values))
-        strongest = np.zeros(highest.size, np.uint16)
+        highest = np.full(size, THRESHOLD, np.result_type(np.float32, *values))
+        strongest = np.zeros(size, np.uint16)
         for index in np.flatnonzero(members):
             better = values[index] > highest[above[index]]
             voxels = above[index][better]
@@ -104,7 +83,7 @@ def _given(
             strongest[voxels] = index + 1
         for index in np.flatnonzero((rivals == members).all(1)):
             given[index] = above[index][strongest[above[index]] == index + 1]
-    return shape, given
+    return given
 
 
 def _rivals(space: LabelSpace) -> npt.NDArray[np.bool_]:

@@ -38,7 +38,6 @@ class Ensemble:
         configuration: nnU-Net's configuration.
         trainer: Name of the trainer.
         plans: Name of the plans.
-        device: 'cuda', 'cpu' or 'mps'.
         results: Folder with one folder of results a class.
     """
 
@@ -48,7 +47,6 @@ class Ensemble:
     configuration: str
     trainer: str
     plans: str
-    device: str
     results: Path
 
     @property
@@ -117,7 +115,6 @@ def find_ensemble(
     *,
     trainer: str = "PartialLabelTrainerImplicit",
     plans: str = "nnUNetPlans",
-    device: str = "cuda",
     classes: Sequence[str] | None = None,
 ) -> Ensemble:
     """The ensemble of a merged dataset, trained or not.
@@ -127,7 +124,6 @@ def find_ensemble(
         configuration: nnU-Net's configuration.
         trainer: Name of the trainer.
         plans: Name of the plans.
-        device: 'cuda', 'cpu' or 'mps'.
         classes: Classes of the ensemble; all by default.
 
     Raises:
@@ -145,10 +141,10 @@ def find_ensemble(
                 f"{folder / 'dataset.json'}: class '{name}' cannot be trained alone: nnUNet_partial_classes separates "
                 "names by commas and drops spaces around them; rename the class in the merge file and merge again"
             )
-    return Ensemble(folder.name, content, labels, configuration, trainer, plans, device, results / _RESULTS)
+    return Ensemble(folder.name, content, labels, configuration, trainer, plans, results / _RESULTS)
 
 
-def train_ensemble(ensemble: Ensemble, fold: str, console: Console | None = None) -> None:
+def train_ensemble(ensemble: Ensemble, fold: str, device: str = "cuda", console: Console | None = None) -> None:
     """Trains one model a class with stock nnUNetv2_train, each on the cases that annotate its class.
 
     A label of another class teaches a model nothing (`nnUNet_partial_implied_negatives=0`, loss masking only). Models
@@ -157,6 +153,7 @@ def train_ensemble(ensemble: Ensemble, fold: str, console: Console | None = None
     Args:
         ensemble: What to train.
         fold: Fold number or 'all'.
+        device: 'cuda', 'cpu' or 'mps'.
         console: Where to print.
 
     Raises:
@@ -177,7 +174,7 @@ def train_ensemble(ensemble: Ensemble, fold: str, console: Console | None = None
             ensemble.run(
                 name,
                 *("nnUNetv2_train", ensemble.dataset, ensemble.configuration, fold),
-                *("-tr", ensemble.trainer, "-p", ensemble.plans, "-device", ensemble.device, *more),
+                *("-tr", ensemble.trainer, "-p", ensemble.plans, "-device", device, *more),
                 log=ensemble.results_of(name) / f"{ensemble.dataset}__{ensemble.model}__fold_{fold}.log",
                 console=console,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +38,12 @@ from nnunet_partial.inference.writing.segmentation_nrrd import layers_of_masks, 
 if TYPE_CHECKING:
     from nnunet_partial.normalisation import Rule
 
-__all__ = ["OUTPUTS", "Job", "Output", "predict_folder"]
+__all__ = ["OUTPUTS", "RECORD", "Job", "Output", "Predict", "predict_cases", "predict_folder"]
 
+RECORD = "prediction.json"
+"""In the output folder: how the predictions were made."""
+
+Predict = Callable[[Image, str], None]
 Output = Literal["labels", "classes", "seg.nrrd"]
 OUTPUTS: tuple[Output, ...] = ("labels", "classes", "seg.nrrd")
 """'labels': one label map a case, CASE.ending. 'classes': a folder a case with one mask a class, which may overlap.
@@ -87,16 +92,53 @@ class Job:
         """Where the probabilities of a case go."""
         return self.output / f"{case}_probabilities"
 
+    def outputs(self, case: str, file_ending: str) -> list[Path]:
+        """All that must be there for a case to count as finished."""
+        return [self.target(case, file_ending), *([self.probability_folder(case)] if self.probabilities else [])]
+
+    @property
+    def modality_once_read(self) -> str | None:
+        """Modality of images that were read: these are normalised where the model normalises by modality."""
+        return None if self.modalities is None else NORMALISED
+
 
 def predict_folder(
     job: Job, plan: PredictionPlan, load: Callable[[], Predictor], console: Console, record: dict[str, object]
 ) -> list[str]:
-    """Predicts all cases of a job. The next image is read while one is predicted, and the first one while `load` runs.
+    """Predicts all cases of a job with one model; see `predict_cases`.
 
     Args:
         job: What.
         plan: Of the model.
         load: Gives the predictor; called once, and only if there is something to do.
+        console: For progress.
+        record: How the prediction was made, kept as prediction.json in the output folder.
+
+    Returns:
+        The cases that this process predicted.
+
+    Raises:
+        PartialError: As `predict_cases`.
+    """
+
+    def ready() -> Predict:
+        predictor = load()
+        console.print(Text(predictor.backend.description))
+        return functools.partial(_predict, job=job, predictor=predictor)
+
+    return predict_cases(job, plan, ready, console, record)
+
+
+def predict_cases(
+    job: Job, plan: PredictionPlan, ready: Callable[[], Predict], console: Console, record: dict[str, object]
+) -> list[str]:
+    """Predicts all cases of a job. The next image is read while one is predicted, and the first one during `ready`.
+
+    Args:
+        job: What.
+        plan: What images must be like.
+        ready: Gives what predicts an image, its modality normalised, and writes the outputs of its case; called once,
+            and only if there is something to do.
         console: For progress.
         record: How the prediction was made, kept as prediction.json in the output folder.
 
@@ -125,12 +167,11 @@ def predict_folder(
 
     if waiting:
         with Prefetcher(waiting, read) as images:
-            predictor = load()
-            console.print(Text(predictor.backend.description))
+            predict = ready()
             for number, fetched in enumerate(images, start=1):
                 start = time.perf_counter()
                 try:
-                    is_mine = _predict_unclaimed(fetched, job, predictor, began)
+                    is_mine = _predict_unclaimed(fetched, job, plan, predict, began)
                 except Exception as error:  # of a case, whatever the libraries raise: the others are done all the same
                     problems.append(f"{fetched.item}: {_described(error)}")
                     outcome = "failed"
@@ -144,13 +185,15 @@ def predict_folder(
     return predicted
 
 
-def _predict_unclaimed(fetched: Fetched[str, Image], job: Job, predictor: Predictor, began: float) -> bool:
+def _predict_unclaimed(
+    fetched: Fetched[str, Image], job: Job, plan: PredictionPlan, predict: Predict, began: float
+) -> bool:
     """Predicts a case; says False where that is or was another process's."""
     case = fetched.item
     with claimed(job.output, case) as is_mine:
-        if not is_mine or _is_done(job, case, predictor.plan, after=began):
+        if not is_mine or _is_done(job, case, plan, after=began):
             return False
-        _predict(fetched.take(), case, job, predictor)
+        predict(fetched.take(), case)
         return True
 
 
@@ -175,19 +218,17 @@ def _prepare_output(job: Job, plan: PredictionPlan, record: dict[str, object]) -
         job.output.mkdir(parents=True, exist_ok=True)
         # what nnU-Net's and our evaluation look for beside predictions
         write_json(job.output / "dataset.json", plan.dataset_json)
-        write_json(job.output / "prediction.json", record)
+        write_json(job.output / RECORD, record)
     except OSError as error:
         raise PartialError(f"{job.output}: the output folder cannot be written ({error.strerror})") from error
 
 
 def _is_done(job: Job, case: str, plan: PredictionPlan, after: float | None = None) -> bool:
     """Whether the outputs of a case are there; written since a time, if one is given."""
-    ending = plan.file_ending
-    targets = [job.target(case, ending), *([job.probability_folder(case)] if job.probabilities else [])]
-    alternative = job.target(case, ".nii.gz")  # of a DICOM series
-    if not targets[0].exists() and alternative.exists():
-        targets[0] = alternative
-    return all(path.exists() and (after is None or path.stat().st_mtime >= after) for path in targets)
+    return any(
+        all(path.exists() and (after is None or path.stat().st_mtime >= after) for path in job.outputs(case, ending))
+        for ending in (plan.file_ending, ".nii.gz")  # of a DICOM series
+    )
 
 
 def _read(files: Sequence[Path], plan: PredictionPlan, rules: Mapping[str, Rule], modality: str | None) -> Image:
@@ -204,11 +245,10 @@ def _read(files: Sequence[Path], plan: PredictionPlan, rules: Mapping[str, Rule]
 def _predict(image: Image, case: str, job: Job, predictor: Predictor) -> None:
     ending = output_ending(image, predictor.plan.file_ending)
     target = job.target(case, ending)
-    modality = None if job.modalities is None else NORMALISED  # when it was read
     if job.kind == "labels" and not job.probabilities:
-        write_labels(predictor(image.data, image.spacing, modality), image, target)
+        write_labels(predictor(image.data, image.spacing, job.modality_once_read), image, target)
         return
-    prediction = predictor.predicted(image.data, image.spacing, modality)
+    prediction = predictor.predicted(image.data, image.spacing, job.modality_once_read)
     if job.probabilities:
         with atomic_folder(job.probability_folder(case)) as folder:
             write_probabilities(prediction.probabilities(), image, folder, ending)

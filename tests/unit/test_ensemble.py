@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from nnunet_partial.ensemble import combine_one_model_a_class, masks_of_one_model_a_class
+from nnunet_partial.ensemble import combine_one_model_a_class
 from nnunet_partial.labels import LabelSpace, region_labels
 
 
@@ -74,7 +74,6 @@ def test_equals_loops(kind: str, seed: int, shape: tuple[int, ...]) -> None:
     space = SPACES[kind]
     probabilities = random_probabilities(seed, len(space.classes), shape)
     expected = masks_by_loops(probabilities, space)
-    np.testing.assert_array_equal(masks_of_one_model_a_class(probabilities, space), expected)
     painted = combine_one_model_a_class(probabilities, space)
     assert painted.dtype == np.uint8
     np.testing.assert_array_equal(painted, painted_by_loops(expected))
@@ -86,29 +85,25 @@ def test_exclusive_classes_are_argmax_then_threshold(seed: int) -> None:
     best = probabilities.argmax(0)
     expected = np.where(probabilities.max(0) > 0.5, best + 1, 0)
     np.testing.assert_array_equal(combine_one_model_a_class(probabilities, EXCLUSIVE), expected)
-    masks = masks_of_one_model_a_class(probabilities, EXCLUSIVE)
-    assert masks.sum(0).max() == 1
-    np.testing.assert_array_equal(masks, expected == np.arange(1, 5)[:, None, None, None])
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "masks", "value"),
+    ("probabilities", "value"),
     [
-        ([0.9, 0.8, 0.7], [1, 1, 0], 2),  # a tumour in the liver does not compete with it, only the spleen does
-        ([0.9, 0.2, 0.7], [1, 0, 0], 1),
-        ([0.6, 0.2, 0.7], [0, 0, 1], 3),
-        ([0.6, 0.9, 0.7], [0, 1, 0], 2),  # the tumour beats the spleen, which beats the liver
-        ([0.8, 0.6, 0.7], [1, 0, 0], 1),
-        ([0.7, 0.7, 0.7], [1, 1, 0], 2),  # ties: the first wins
-        ([0.6, 0.7, 0.7], [0, 1, 0], 2),
-        ([0.5, 0.5, 0.5], [0, 0, 0], 0),  # one half is not above one half
-        ([0.1, 0.2, 0.3], [0, 0, 0], 0),
-        ([0.4, 0.3, 0.6], [0, 0, 1], 3),
+        ([0.9, 0.8, 0.7], 2),  # a tumour in the liver does not compete with it, only the spleen does
+        ([0.9, 0.2, 0.7], 1),
+        ([0.6, 0.2, 0.7], 3),
+        ([0.6, 0.9, 0.7], 2),  # the tumour beats the spleen, which beats the liver
+        ([0.8, 0.6, 0.7], 1),
+        ([0.7, 0.7, 0.7], 2),  # ties: the first wins
+        ([0.6, 0.7, 0.7], 2),
+        ([0.5, 0.5, 0.5], 0),  # one half is not above one half
+        ([0.1, 0.2, 0.3], 0),
+        ([0.4, 0.3, 0.6], 3),
     ],
 )
-def test_nested_classes(probabilities: list[float], masks: list[int], value: int) -> None:
+def test_nested_classes(probabilities: list[float], value: int) -> None:
     array = np.array(probabilities, np.float32)[:, None]
-    assert masks_of_one_model_a_class(array, NESTED)[:, 0].tolist() == [bool(m) for m in masks]
     assert combine_one_model_a_class(array, NESTED).tolist() == [value]
 
 
@@ -120,17 +115,17 @@ def test_a_given_tumour_is_read_as_liver() -> None:
     assert found == ["liver", "tumour"]
 
 
-def test_classes_of_different_axes_do_not_compete() -> None:
-    space = SPACES["two axes"]
-    probabilities = np.array([0.6, 0.1, 0.7, 0.9, 0.8])[:, None]
-    assert masks_of_one_model_a_class(probabilities, space)[:, 0].tolist() == [False, False, True, True, False]
-
-
-def test_independent_classes_are_cut_at_one_half() -> None:
-    probabilities = random_probabilities(4, 4, (5, 6))
-    masks = masks_of_one_model_a_class(probabilities, EXCLUSIVE, independent=True)
-    np.testing.assert_array_equal(masks, probabilities > 0.5)
-    assert masks.sum(0).max() > 1
+@pytest.mark.parametrize(
+    ("probabilities", "value"),
+    [
+        ([0.6, 0.1, 0.7, 0.9, 0.8], 4),  # y.liver beats y.spleen, whatever wins on the other axis
+        ([0.9, 0.1, 0.7, 0.1, 0.6], 5),
+        ([0.6, 0.1, 0.7, 0.2, 0.1], 3),
+    ],
+)
+def test_classes_of_different_axes_do_not_compete(probabilities: list[float], value: int) -> None:
+    array = np.array(probabilities)[:, None]
+    assert combine_one_model_a_class(array, SPACES["two axes"]).tolist() == [value]
 
 
 def test_no_array_is_kept_and_none_is_changed() -> None:
@@ -180,7 +175,7 @@ def test_wrong_number_or_shape() -> None:
     with pytest.raises(ValueError, match=r"expected 3 arrays of one shape, found 2 of \[\(4,\)\]"):
         combine_one_model_a_class(np.zeros((2, 4)), NESTED)
     with pytest.raises(ValueError, match=r"found 4 of"):
-        masks_of_one_model_a_class(np.zeros((4, 4)), NESTED)
+        combine_one_model_a_class(np.zeros((4, 4)), NESTED)
     with pytest.raises(ValueError, match=r"found 3 of \[\(4,\), \(5,\)\]"):
         combine_one_model_a_class([np.zeros(4), np.zeros(5), np.zeros(4)], NESTED)
     with pytest.raises(ValueError, match=r"found 0 of \[\]"):

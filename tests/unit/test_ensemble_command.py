@@ -246,5 +246,5 @@ sys.exit(f"imported {heavy}" if heavy else 0)
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    for text in ("nnUNetv2_partial_ensemble", "-tr TRAINER", "--keep_probabilities", "--independent", "--disable_tta"):
+    for text in ("nnUNetv2_partial_ensemble", "-tr TRAINER", "--save_probabilities", "--independent", "--disable_tta"):
         assert text in done.stdout
