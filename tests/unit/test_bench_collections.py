@@ -25,10 +25,10 @@ from tests.bench.methods.run import network_parts
 from tests.bench.methods.scores import dice_of_case, false_positives, mean_dice
 
 TINY = replace(
-    PRESETS["cpu"],
-    phantom_shape=(24, 20, 16),
-    phantom_mm=12.0,
-    phantom_patch=(16, 16, 16),
+    PRESETS["cpu"]["phantoms"],
+    shape=(24, 20, 16),
+    voxel_mm=12.0,
+    patch=(16, 16, 16),
     features=(4, 8),
     batch_size=2,
     iterations=2,
@@ -47,7 +47,7 @@ def phantoms():
 
 def make_case(name, truth, protocol, scored=("liver", "spleen")):
     truth = np.asarray(truth, np.int16)
-    image = truth.astype(np.float32)
+    image = truth.astype(np.float32)[None]
     return Case(name, image, protocol.annotate(truth, ATOMS), truth, scored, (10.0, 10.0, 10.0))
 
 
@@ -226,7 +226,7 @@ def test_networks_a_class_and_a_source_see_their_own_cases_only(phantoms):
 
 @pytest.mark.parametrize("sampling", [CaseSampling(foreground_share=1.0), HierarchicalSampling()])
 def test_patches_hold_the_drawn_class_and_repeat(phantoms, sampling):
-    labels, patch = phantoms.labels, TINY.phantom_patch
+    labels, patch = phantoms.labels, TINY.patch
     streams = [PatchStream(phantoms.training, labels, sampling, patch, 5) for _ in range(2)]
     first, second = (stream.batch(12) for stream in streams)
     assert first.cases == second.cases
@@ -244,11 +244,11 @@ def test_patches_hold_the_drawn_class_and_repeat(phantoms, sampling):
 def test_real_slabs_hide_what_they_are_scored_on():
     if missing_files():
         pytest.skip("the real volumes are not there")
-    collection = real_collection(1, PRESETS["cpu"])
+    collection = real_collection(1, PRESETS["cpu"]["real"])
     assert collection.labels.problems() == []
     for case in collection.held_out:
         assert set(case.scored) == set(collection.unannotated(case))
-        assert min(n - p for n, p in zip(case.image.shape, collection.patch)) >= 0
+        assert min(n - p for n, p in zip(case.labels.shape, collection.patch)) >= 0
     shown = {case.name: collection.labels.source_of(case.name) for case in collection.held_out}
-    before = real_collection(0, PRESETS["cpu"])
+    before = real_collection(0, PRESETS["cpu"]["real"])
     assert shown != {case.name: before.labels.source_of(case.name) for case in before.held_out}

@@ -21,15 +21,15 @@ from tests.bench.methods.comparison import mean_spread, paired_verdict
 from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
 from tests.bench.methods.orderings import ORDERINGS, checked
 from tests.bench.methods.plan import planned
-from tests.bench.methods.presets import PRESETS
+from tests.bench.methods.presets import COLLECTIONS, PRESETS
 from tests.bench.methods.report import table_rows, write_report
 from tests.bench.methods.results import Results, RunKey
 
 TINY = replace(
-    PRESETS["cpu"],
-    phantom_shape=(24, 20, 16),
-    phantom_mm=12.0,
-    phantom_patch=(16, 16, 16),
+    PRESETS["cpu"]["phantoms"],
+    shape=(24, 20, 16),
+    voxel_mm=12.0,
+    patch=(16, 16, 16),
     features=(4, 8),
     batch_size=2,
     iterations=2,
@@ -40,7 +40,7 @@ TINY = replace(
 def tiny(monkeypatch):
     """The benchmark with two cases a source, one held-out case a modality and one overlay."""
     sources = {name: (protocol, min(number, 2)) for name, (protocol, number) in phantom_collection.SOURCES.items()}
-    monkeypatch.setitem(PRESETS, "cpu", TINY)
+    monkeypatch.setitem(PRESETS, "cpu", dict.fromkeys(COLLECTIONS, TINY))
     monkeypatch.setattr(phantom_collection, "SOURCES", sources)
     monkeypatch.setattr(phantom_collection, "HELD_OUT", {"CT": 1, "MR": 1})
     monkeypatch.setattr(pictures, "_SHOWN", ("shared",))
@@ -141,8 +141,8 @@ def test_every_sampling_has_a_title():
 
 
 def test_every_ordering_is_planned():
-    plans = {(k.method, k.sampling) for k in planned(["phantoms"], None, None, [0])}
     for ordering in ORDERINGS:
+        plans = {(k.method, k.sampling) for k in planned(ordering.collections[:1], None, None, [0])}
         sides = [
             {sampling for method, sampling in plans if method == side.method and side.sampling in ("", sampling)}
             for side in (ordering.better, ordering.worse)
@@ -207,9 +207,9 @@ def test_rows_and_orderings_from_known_results(tmp_path):
     assert first.dice["mean"].mean == pytest.approx((0.6 + 0.7) / 2)
     assert first.dice["mean"].sd == pytest.approx(0.1 / math.sqrt(2))
     assert first.dice["liver"].mean == pytest.approx(0.85)
-    assert first.false_positive_ml.mean == 20.0
+    assert (first.unit, first.false_positive_size.mean) == ("ml", 20.0)
     assert first.false_positive_permille.mean == pytest.approx(20.0)
-    found = {entry.ordering.claim: entry for entry in checked(runs)}
+    found = {entry.ordering.claim: entry for entry in checked("phantoms", runs)}
     everything = found["partial > normal compound loss, all classes"]
     # differences 0.6 - 0.5 and 0.7 - 0.7: mean 0.05, error 0.05
     assert everything.difference.mean == pytest.approx(0.05)
@@ -242,7 +242,7 @@ def test_orderings_compare_like_with_like():
             result("ambiguity", 0, {"liver": 0.7}, sampling="uniform"),
         ]
     )
-    found = [entry for entry in checked(runs) if entry.difference.n]
+    found = [entry for entry in checked("phantoms", runs) if entry.difference.n]
     assert [(e.ordering.claim, e.sampling, e.difference.n) for e in found] == [
         ("implicit labels > masking only", "cmd", 2),
         ("class→modality→source > random", "", 1),
@@ -273,4 +273,4 @@ def test_results_of_other_settings_or_broken_files_are_refused(tmp_path):
 def test_missing_device_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PartialError, match="CUDA"):
-        plan.execute_all([], TINY, tmp_path, "cuda", 1)
+        plan.execute_all([], {}, tmp_path, "cuda", 1)

@@ -9,29 +9,28 @@ from pathlib import Path
 
 from nnunet_partial.cli.command import run_command
 from nnunet_partial.errors import PartialError
-from tests.bench.methods.presets import PRESETS
+from tests.bench.methods.presets import COLLECTIONS, PRESETS
 
 __all__ = ["build_parser", "main"]
-
-_COLLECTIONS = ("phantoms", "real")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.methods",
-        description="Trains methods for partly labelled data alike, on phantoms and on real CT where it is there, and "
-        "writes report.md, methods.csv and pictures. Finished trainings are skipped, so an interrupted run goes on.",
+        description="Trains methods for partly labelled data alike, on phantoms, on real CT where it is there, and on "
+        "frames, and writes report.md, methods.csv and pictures. Finished trainings are skipped, so an interrupted run "
+        "goes on.",
     )
     parser.add_argument("-o", type=Path, default=Path("bench_methods"), help="output folder (default: %(default)s)")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="sizes (default: gpu where there is one)")
-    parser.add_argument("--collection", nargs="+", choices=_COLLECTIONS, default=list(_COLLECTIONS), metavar="NAME")
+    parser.add_argument("--collection", nargs="+", choices=COLLECTIONS, default=list(COLLECTIONS), metavar="NAME")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: all)")
     parser.add_argument(
         "--sampling",
         nargs="+",
         metavar="NAME",
-        help="samplings of these methods (default: cmd_anywhere; all of them for shared and ambiguity)",
+        help="samplings of these methods (default: cmd_anywhere; on volumes all of them for shared and ambiguity)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="seeds (default: 0 1 2)")
     parser.add_argument("--iterations", type=int, help="iterations a training (default: the preset's)")
@@ -55,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(arguments.seeds) < 0 or arguments.jobs < 1 or (arguments.iterations or 1) < 1:
             raise PartialError("expected seeds of 0 or more, and at least 1 job and 1 iteration")
         name = arguments.preset or ("gpu" if torch.cuda.is_available() else "cpu")
-        preset = PRESETS[name]
+        presets = PRESETS[name]
         if arguments.iterations is not None:
-            preset = replace(preset, iterations=arguments.iterations)
+            presets = {c: replace(preset, iterations=arguments.iterations) for c, preset in presets.items()}
         if not arguments.report_only:
             keys = planned(arguments.collection, arguments.methods, arguments.sampling, arguments.seeds)
             device = arguments.device or ("cuda" if name == "gpu" else "cpu")
-            execute_all(keys, preset, arguments.o, device, arguments.jobs)
-        write_report(Results(arguments.o), _COLLECTIONS)
+            execute_all(keys, presets, arguments.o, device, arguments.jobs)
+        write_report(Results(arguments.o), COLLECTIONS)
         print(f"report: {arguments.o / 'report.md'}")
         return 0
 

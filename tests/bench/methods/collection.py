@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels
 from nnunet_partial.labels.space import DEFAULT_AXIS, supersets_first
 
-__all__ = ["Case", "Collection", "Protocol", "label_model", "normalised"]
+__all__ = ["Case", "Collection", "Protocol", "SizeUnit", "label_model", "normalised"]
+
+SizeUnit = Literal["ml", "percent"]
+"""Of false positives: mL, or percent of the image."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Protocol:
     """What a source annotates.
 
     Attributes:
-        modality: 'CT' or 'MR'.
+        modality: 'CT', 'MR' or 'RGB'.
         labels: Label name to the atoms it could be, in the order of the label values 1, 2, ...
         every_slice: Only every n-th axial slice was annotated; 1 for all of them.
     """
@@ -56,15 +60,16 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Case:
-    """One volume.
+    """One volume, or one frame as a volume of one slice, whose axes are then (1, H, W).
 
     Attributes:
         name: Its name.
-        image: Normalised intensities, float32 (X, Y, Z), axes RAS+.
+        image: Normalised intensities, float32 (channels, X, Y, Z), axes of volumes RAS+.
         labels: What its source annotated, int16 (X, Y, Z); -1 where there is no image.
         truth: The fullest labels there are, likewise, with values of `Collection.full`.
         scored: Classes that a prediction is scored on: all, or those hidden from the training.
-        spacing_mm: Voxel size.
+        spacing_mm: Voxel size; of no meaning for frames.
+        focus: Structure that a frame looks at; '' for volumes.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Case:
     truth: NDArray[np.int16]
     scored: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
+    focus: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Collection:
         probes: Cases of the kind trained on whose truth is known, to look for classes that their source does not
             annotate.
         patch: Voxels of a training patch.
+        size_unit: In what false positives are told.
     """
 
     name: str
@@ -97,6 +104,7 @@ class Collection:
     held_out: tuple[Case, ...]
     probes: tuple[Case, ...]
     patch: tuple[int, int, int]
+    size_unit: SizeUnit = "ml"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,13 +140,15 @@ def label_model(
 
 
 def normalised(image: NDArray[np.generic], modality: str) -> NDArray[np.float32]:
-    """CT by a fixed window, so that HU keep their meaning; MR by the mean and spread of its own tissue.
+    """CT by a fixed window, so that HU keep their meaning; MR by the mean and spread of its own tissue; RGB to [-2, 2].
 
     Args:
-        image: HU or arbitrary units.
-        modality: 'CT' or 'MR'.
+        image: HU, arbitrary units, or colours in [0, 1].
+        modality: 'CT', 'MR' or 'RGB'.
     """
     values = image.astype(np.float32)
+    if modality == "RGB":
+        return 4 * values - 2
     if modality == "CT":
         return (np.clip(values, -160, 240) - 40) / np.float32(100)
     tissue = values[values > values.mean() / 2]

@@ -28,10 +28,11 @@ _DECAY = 0.9
 _OVERLAP = 0.5
 
 
-def make_network(channels: int, patch: Sequence[int], preset: Preset) -> nn.Module:
-    """A U-Net that halves an axis as long as at least four voxels of the patch stay.
+def make_network(inputs: int, channels: int, patch: Sequence[int], preset: Preset) -> nn.Module:
+    """A U-Net that halves an axis as long as at least four voxels of the patch stay, and is flat where the patch is.
 
     Args:
+        inputs: Channels of the image.
         channels: Output channels.
         patch: Voxels of a training patch.
         preset: Its size.
@@ -43,12 +44,13 @@ def make_network(channels: int, patch: Sequence[int], preset: Preset) -> nn.Modu
         step = [2 if size >= 2 * _SMALLEST_FEATURE_MAP else 1 for size in sizes]
         sizes = [size // s for size, s in zip(sizes, step, strict=True)]
         strides.append(step)
+    kernel = [3 if size > 1 else 1 for size in patch]
     network: nn.Module = PlainConvUNet(
-        1,
+        inputs,
         stages,
         preset.features,
         nn.Conv3d,
-        3,
+        [kernel] * stages,
         strides,
         preset.convolutions,
         channels,
@@ -96,7 +98,7 @@ def train(
         The trained network, in evaluation mode.
     """
     torch.manual_seed(seed)
-    network = make_network(len(recipe.heads.channels(labels)), patch, preset)
+    network = make_network(len(cases[0].image), len(recipe.heads.channels(labels)), patch, preset)
     if recipe.head_prior is not None:
         set_head_prior(network, recipe.head_prior)
     network.to(device, memory_format=torch.channels_last_3d)
@@ -121,8 +123,8 @@ def train(
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, image: NDArray[np.float32], patch: Sequence[int], device: torch.device) -> Tensor:
-    """Logits of a whole volume, (channels, X, Y, Z), on the CPU; windows overlap by half and fade to their rims."""
-    volume = torch.from_numpy(image)[None, None].to(device)
+    """Logits of a whole image, (channels, X, Y, Z), on the CPU; windows overlap by half and fade to their rims."""
+    volume = torch.from_numpy(image)[None].to(device)
     logits: Tensor = sliding_window_inference(
         volume, tuple(patch), 4, network, overlap=_OVERLAP, mode="gaussian", padding_mode="replicate"
     )

@@ -13,7 +13,7 @@ from tests.bench.methods.results import RunKey
 
 __all__ = ["ORDERINGS", "CheckedOrdering", "Ordering", "Score", "checked", "score_of"]
 
-MEAN = "mean"
+MEAN, FOCUS = "mean", "focus"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Score:
         method: One of METHODS.
         sampling: One of SAMPLINGS; '' where any will do, as long as both sides have the same.
         decoding: 'threshold' or 'argmax'.
-        target: 'mean' Dice of all classes, or a class.
+        target: 'mean' Dice of all classes, the same of the structure that each frame looks at ('focus'), or a class.
     """
 
     method: str
@@ -43,6 +43,7 @@ class Ordering:
         published: The published figures, Dice.
         better: What corresponds to the better one here.
         worse: What corresponds to the other one.
+        collections: Where it is looked for.
     """
 
     claim: str
@@ -50,6 +51,7 @@ class Ordering:
     published: str
     better: Score
     worse: Score
+    collections: tuple[str, ...] = ("phantoms", "real")
 
 
 @dataclass(frozen=True)
@@ -75,34 +77,34 @@ _JENKE, _CHEN = "Jenke et al. 2024", "Chen et al. 2024"
 _ZHU, _ULRICH = "Zhu et al. 2023", "Ulrich et al. 2023"
 _TUMOUR = "liver_tumour"
 
+
+def _jenke(target: str, collections: tuple[str, ...]) -> tuple[Ordering, ...]:
+    """What Jenke et al. found on frames of one structure each."""
+    implicit = Score("implicit", decoding="argmax", target=target)
+    masked = Score("implicit_masked", decoding="argmax", target=target)
+    apart, merged = (Score("per_class", decoding=d, target=target) for d in ("threshold", "argmax"))
+    found = (
+        ("implicit labels > masking only", "Table 3", "0.723 > 0.706", implicit, masked),
+        ("implicit labels > one model a class, after argmax", "Table 1", "0.723 > 0.679", implicit, merged),
+        ("one model a class, before argmax > implicit labels", "Table 3", "0.740 > 0.723", apart, implicit),
+        ("one model a class: before argmax > after", "Tables 1 and 3", "0.740 > 0.679", apart, merged),
+    )
+    return tuple(
+        Ordering(claim, f"{_JENKE}, {table}", published, better, worse, collections)
+        for claim, table, published, better, worse in found
+    )
+
+
 ORDERINGS: tuple[Ordering, ...] = (
+    *_jenke(MEAN, ("phantoms", "real")),
+    *_jenke(FOCUS, ("frames",)),
     Ordering(
-        "implicit labels > masking only",
-        f"{_JENKE}, Table 3",
-        "0.723 > 0.706",
-        Score("implicit", decoding="argmax"),
-        Score("implicit_masked", decoding="argmax"),
-    ),
-    Ordering(
-        "implicit labels > one model a class, after argmax",
-        f"{_JENKE}, Table 1",
-        "0.723 > 0.679",
+        "implicit labels > one model a class, after argmax, all structures of a frame",
+        f"{_JENKE}, Table 2",
+        "0.543 > 0.476",
         Score("implicit", decoding="argmax"),
         Score("per_class", decoding="argmax"),
-    ),
-    Ordering(
-        "one model a class, before argmax > implicit labels",
-        f"{_JENKE}, Table 3",
-        "0.740 > 0.723",
-        Score("per_class"),
-        Score("implicit", decoding="argmax"),
-    ),
-    Ordering(
-        "one model a class: before argmax > after",
-        f"{_JENKE}, Tables 1 and 3",
-        "0.740 > 0.679",
-        Score("per_class"),
-        Score("per_class", decoding="argmax"),
+        ("frames",),
     ),
     Ordering(
         "class→modality→source > modality→source→class",
@@ -162,21 +164,22 @@ def score_of(result: Mapping[str, Any], decoding: str, target: str) -> float:
     Args:
         result: Content of its JSON file.
         decoding: 'threshold' or 'argmax'.
-        target: 'mean' or a class.
+        target: 'mean', 'focus' or a class.
     """
-    dice: dict[str, float | None] = result["dice"][decoding]
-    if target != MEAN:
+    dice: dict[str, float | None] = result["dice_in_focus" if target == FOCUS else "dice"][decoding]
+    if target not in (MEAN, FOCUS):
         value = dice.get(target)
         return math.nan if value is None else value
     defined = [value for value in dice.values() if value is not None]
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def checked(results: Mapping[RunKey, Mapping[str, Any]]) -> list[CheckedOrdering]:
-    """All orderings, compared on the seeds that both sides have; one entry for each sampling that both sides have.
+def checked(collection: str, results: Mapping[RunKey, Mapping[str, Any]]) -> list[CheckedOrdering]:
+    """A collection's orderings, compared on the seeds that both sides have; an entry a sampling that both sides have.
 
     Args:
-        results: Finished trainings of one collection.
+        collection: Its name.
+        results: Finished trainings of it.
     """
 
     def by_seed(score: Score, sampling: str) -> dict[int, float]:
@@ -188,7 +191,7 @@ def checked(results: Mapping[RunKey, Mapping[str, Any]]) -> list[CheckedOrdering
         return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
     entries = []
-    for ordering in ORDERINGS:
+    for ordering in (entry for entry in ORDERINGS if collection in entry.collections):
         better, worse = ordering.better, ordering.worse
         shared = [s for s in SAMPLING_TITLES if by_seed(better, s).keys() & by_seed(worse, s).keys()]
         for sampling in [""] if better.sampling or not shared else shared:

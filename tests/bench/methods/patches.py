@@ -25,7 +25,7 @@ class Batch:
     """A batch of patches.
 
     Attributes:
-        images: float32 (B, 1, *P).
+        images: float32 (B, channels, *P).
         labels: int16 (B, 1, *P); -1 outside of the image.
         cases: Name of the case of each patch.
     """
@@ -79,7 +79,7 @@ class PatchStream:
         """
         patches = [self._draw() for _ in range(size)]
         images, labels, names = zip(*patches, strict=True)
-        return Batch(torch.from_numpy(np.stack(images)[:, None]), torch.from_numpy(np.stack(labels)[:, None]), names)
+        return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)[:, None]), names)
 
     def _draw(self) -> tuple[NDArray[np.float32], NDArray[np.int16], str]:
         name, wanted = self._draws.draw(self._rng)
@@ -91,7 +91,7 @@ class PatchStream:
             centre = self._rng.choice(self._voxels_of(case, wanted))
             corner = [int(np.clip(c - p // 2, 0, free)) for c, p, free in zip(centre, self._patch, room, strict=True)]
         box = tuple(slice(c, c + p) for c, p in zip(corner, self._patch, strict=True))
-        return self._augmented(case.image[box]), case.labels[box], name
+        return self._augmented(case.image[(slice(None), *box)]), case.labels[box], name
 
     def _voxels_of(self, case: Case, wanted: int) -> NDArray[np.int64]:
         """Voxels of a case that are taken for a class: (n, 3)."""

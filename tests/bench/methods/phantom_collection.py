@@ -67,15 +67,15 @@ def describe() -> str:
 
 @lru_cache(maxsize=256)
 def _phantom(patient: int, modality: str, preset: Preset) -> HardPhantom:
-    spacing_mm = (preset.phantom_mm,) * 3
-    return make_hard_phantom(patient, shape=preset.phantom_shape, spacing_mm=spacing_mm, modality=modality)
+    spacing_mm = (preset.voxel_mm,) * 3
+    return make_hard_phantom(patient, shape=preset.shape, spacing_mm=spacing_mm, modality=modality)
 
 
 def _case(name: str, patient: int, protocol: Protocol, preset: Preset) -> Case:
     phantom = _phantom(patient, protocol.modality, preset)
     return Case(
         name,
-        normalised(phantom.image, phantom.modality),
+        normalised(phantom.image, phantom.modality)[None],
         protocol.annotate(phantom.atoms, HARD_ATOMS),
         phantom.atoms.astype(np.int16),
         tuple(CLASSES),
@@ -108,5 +108,5 @@ def phantom_collection(seed: int, preset: Preset) -> Collection:
         training=tuple(case for _, case in training),
         held_out=tuple(case for _, case in held_out),
         probes=tuple(probes),
-        patch=preset.phantom_patch,
+        patch=preset.patch,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ _USUAL_SAMPLING = "cmd_anywhere"
 _SAMPLED_METHODS = ("shared", "ambiguity")
 # positive weights are counted in whole volumes: they fit patches that lie anywhere
 _OTHER_PAIRS = (("implicit", "uniform"), ("implicit_masked", "uniform"))
+# a patch is a whole frame: samplings hardly differ
+_ONE_SAMPLING = ("frames",)
 _SAMPLINGS = ("multitalent", "uniform", "mdc", "cmd", "cmd_anywhere")
 
 
@@ -40,7 +42,7 @@ def planned(
     Args:
         collections: Names of collections; 'real' is left out, with a message, where its files are missing.
         methods: Names of methods; None for all.
-        samplings: Samplings of each of them; None for the default trainer's, and more of some methods.
+        samplings: Samplings of each of them; None for the default trainer's, and on volumes more of some methods.
         seeds: Seeds.
 
     Raises:
@@ -49,25 +51,34 @@ def planned(
     chosen = list(METHODS) if methods is None else list(dict.fromkeys(methods))
     _refuse_unknown("--methods", chosen, list(METHODS))
     _refuse_unknown("--sampling", samplings or (), list(SAMPLINGS))
-    pairs = [
-        (method, sampling)
-        for method in chosen
-        for sampling in samplings or (_SAMPLINGS if method in _SAMPLED_METHODS else (_USUAL_SAMPLING,))
-    ]
-    pairs += [pair for pair in _OTHER_PAIRS if samplings is None and pair[0] in chosen]
     used = list(collections)
     if "real" in used and (missing := missing_files()):
         print(f"collection 'real' is skipped: no file {missing[0]}; set NNUNET_PARTIAL_REAL_DATA", file=sys.stderr)
         used.remove("real")
-    return [RunKey(name, *pair, seed) for name in used for seed in dict.fromkeys(seeds) for pair in pairs]
+    return [
+        RunKey(name, *pair, seed)
+        for name in used
+        for seed in dict.fromkeys(seeds)
+        for pair in _pairs(chosen, samplings or ((_USUAL_SAMPLING,) if name in _ONE_SAMPLING else None))
+    ]
 
 
-def execute_all(keys: Sequence[RunKey], preset: Preset, folder: Path, device: str, jobs: int) -> None:
+def _pairs(methods: Sequence[str], samplings: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Methods and their samplings."""
+    pairs = [
+        (method, sampling)
+        for method in methods
+        for sampling in samplings or (_SAMPLINGS if method in _SAMPLED_METHODS else (_USUAL_SAMPLING,))
+    ]
+    return pairs + [pair for pair in _OTHER_PAIRS if samplings is None and pair[0] in methods]
+
+
+def execute_all(keys: Sequence[RunKey], presets: Mapping[str, Preset], folder: Path, device: str, jobs: int) -> None:
     """Trains what is not finished yet.
 
     Args:
         keys: What to train.
-        preset: Sizes.
+        presets: Collection to its sizes.
         folder: Output folder.
         device: 'cpu' or 'cuda'.
         jobs: Processes.
@@ -78,9 +89,13 @@ def execute_all(keys: Sequence[RunKey], preset: Preset, folder: Path, device: st
     if device == "cuda" and not torch.cuda.is_available():
         raise PartialError("no CUDA device was found; choose --device cpu")
     results = Results(folder)
-    open_keys = [key for key in keys if not results.is_finished(key, settings_of(key.collection, preset))]
+    open_keys = [
+        key for key in keys if not results.is_finished(key, settings_of(key.collection, presets[key.collection]))
+    ]
     first_seed = min((key.seed for key in keys), default=0)
-    work = [Job(key, preset, folder, device, keeps_picture=key.seed == first_seed) for key in open_keys]
+    work = [
+        Job(key, presets[key.collection], folder, device, keeps_picture=key.seed == first_seed) for key in open_keys
+    ]
     print(f"{len(keys) - len(work)} trainings are finished, {len(work)} to go", file=sys.stderr)
     _, problems = for_each_case(execute, work, processes=jobs, description="training")
     if problems:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-__all__ = ["PRESETS", "Preset"]
+__all__ = ["COLLECTIONS", "PRESETS", "Preset"]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything that is the same for all methods.
+    """Everything that is the same for all methods on one collection.
 
     Attributes:
-        phantom_shape: Voxels of a phantom.
-        phantom_mm: Their size.
-        phantom_patch: Voxels of a training patch of phantoms.
-        real_mm: Voxel size to which real volumes are resampled.
-        real_patch: Voxels of a training patch of real volumes.
+        shape: Voxels of an image; (0, 0, 0) where files say it. A frame is one slice, (1, H, W).
+        voxel_mm: Edge of a voxel, to which files are resampled; of no meaning for frames.
+        patch: Voxels of a training patch.
         features: Channels of the network, stage by stage.
         convolutions: Convolutions in a stage.
         batch_size: Patches in an iteration.
@@ -26,11 +24,9 @@ class Preset:
         weight_decay: Of AdamW.
     """
 
-    phantom_shape: tuple[int, int, int]
-    phantom_mm: float
-    phantom_patch: tuple[int, int, int]
-    real_mm: float
-    real_patch: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    voxel_mm: float
+    patch: tuple[int, int, int]
     features: tuple[int, ...]
     convolutions: int
     batch_size: int
@@ -43,29 +39,48 @@ class Preset:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-PRESETS: dict[str, Preset] = {
-    "cpu": Preset(
-        phantom_shape=(60, 44, 40),
-        phantom_mm=5.0,
-        phantom_patch=(24, 24, 24),
-        real_mm=3.0,
-        real_patch=(40, 40, 8),
-        features=(8, 24, 48, 64),
-        convolutions=1,
-        batch_size=2,
-        iterations=4000,
-        learning_rate=7e-3,
-    ),
-    "gpu": Preset(
-        phantom_shape=(128, 96, 80),
-        phantom_mm=2.5,
-        phantom_patch=(64, 64, 64),
-        real_mm=3.0,
-        real_patch=(96, 96, 8),
-        features=(24, 48, 96, 192, 256),
-        convolutions=2,
-        batch_size=4,
-        iterations=5000,
-        learning_rate=1e-3,
-    ),
+_CPU = Preset(
+    shape=(60, 44, 40),
+    voxel_mm=5.0,
+    patch=(24, 24, 24),
+    features=(8, 24, 48, 64),
+    convolutions=1,
+    batch_size=2,
+    iterations=4000,
+    learning_rate=7e-3,
+)
+_GPU = Preset(
+    shape=(128, 96, 80),
+    voxel_mm=2.5,
+    patch=(64, 64, 64),
+    features=(24, 48, 96, 192, 256),
+    convolutions=2,
+    batch_size=4,
+    iterations=5000,
+    learning_rate=1e-3,
+)
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "cpu": {
+        "phantoms": _CPU,
+        "real": replace(_CPU, shape=(0, 0, 0), voxel_mm=3.0, patch=(40, 40, 8)),
+        # whole frames, as Jenke et al. trained: an eighth of their 512 x 640 pixels
+        "frames": replace(
+            _CPU,
+            shape=(1, 64, 80),
+            voxel_mm=1.0,
+            patch=(1, 64, 80),
+            features=(8, 16, 32, 64, 64),
+            batch_size=6,
+            iterations=2000,
+        ),
+    },
+    "gpu": {
+        "phantoms": _GPU,
+        "real": replace(_GPU, shape=(0, 0, 0), voxel_mm=3.0, patch=(96, 96, 8)),
+        "frames": replace(_GPU, shape=(1, 128, 160), voxel_mm=1.0, patch=(1, 128, 160), batch_size=12),
+    },
 }
+"""Preset to collection to sizes."""
+
+COLLECTIONS = tuple(PRESETS["cpu"])

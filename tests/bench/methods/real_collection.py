@@ -51,14 +51,15 @@ def _read(path: Path, millimetres: float, order: Literal[0, 1]) -> NDArray[np.fl
 
 def _pad(case: Case, patch: tuple[int, int, int]) -> Case:
     """At least a patch in size: the image's rim is repeated, the labels there are -1."""
-    widths = [(0, max(0, wanted - n)) for wanted, n in zip(patch, case.image.shape, strict=True)]
+    widths = [(0, max(0, wanted - n)) for wanted, n in zip(patch, case.labels.shape, strict=True)]
     labels, truth = (np.pad(a, widths, constant_values=-1) for a in (case.labels, case.truth))
-    return Case(case.name, np.pad(case.image, widths, mode="edge"), labels, truth, case.scored, case.spacing_mm)
+    image = np.pad(case.image, [(0, 0), *widths], mode="edge")
+    return Case(case.name, image, labels, truth, case.scored, case.spacing_mm)
 
 
 def _slabs(folder: Path, seed: int, preset: Preset) -> list[tuple[str, Case]]:
-    image = normalised(_read(folder / "ct.nii.gz", preset.real_mm, 1), "CT")
-    values = _read(folder / "labels_flare13_reader1.nii.gz", preset.real_mm, 0).astype(int)
+    image = normalised(_read(folder / "ct.nii.gz", preset.voxel_mm, 1), "CT")[None]
+    values = _read(folder / "labels_flare13_reader1.nii.gz", preset.voxel_mm, 0).astype(int)
     truth = np.zeros(values.shape, np.int16)
     for index, name in enumerate(FLARE_VALUES, start=1):
         truth[values == FLARE_VALUES[name]] = index
@@ -71,19 +72,19 @@ def _slabs(folder: Path, seed: int, preset: Preset) -> list[tuple[str, Case]]:
         labels = Protocol("CT", PROTOCOLS[source]).annotate(cut, _ATOMS)
         shown = {atom for covered in PROTOCOLS[source].values() for atom in covered}
         hidden = tuple(name for name in FLARE_VALUES if name not in shown)
-        spacing_mm = (preset.real_mm,) * 3
-        cases.append((source, Case(f"slab_{slab}", image[:, :, first:last], labels, cut, hidden, spacing_mm)))
+        spacing_mm = (preset.voxel_mm,) * 3
+        cases.append((source, Case(f"slab_{slab}", image[..., first:last], labels, cut, hidden, spacing_mm)))
     return cases
 
 
 def _others(folder: Path, preset: Preset) -> list[tuple[str, Case]]:
-    spacing_mm = (preset.real_mm,) * 3
-    image = normalised(_read(folder / "spleen_8" / "ct.nii.gz", preset.real_mm, 1), "CT")
-    spleen = _read(folder / "spleen_8" / "labels.nii.gz", preset.real_mm, 0).astype(np.int16)
+    spacing_mm = (preset.voxel_mm,) * 3
+    image = normalised(_read(folder / "spleen_8" / "ct.nii.gz", preset.voxel_mm, 1), "CT")[None]
+    spleen = _read(folder / "spleen_8" / "labels.nii.gz", preset.voxel_mm, 0).astype(np.int16)
     cases = [("spleen", Case("spleen_8", image, spleen, spleen, (), spacing_mm))]
     for path in sorted((folder / "crlm").glob("*_ct.nii.gz")):
-        scan = normalised(_read(path, preset.real_mm, 1), "CT")
-        nothing = np.zeros(scan.shape, np.int16)
+        scan = normalised(_read(path, preset.voxel_mm, 1), "CT")[None]
+        nothing = np.zeros(scan.shape[1:], np.int16)
         cases.append(("scans", Case(path.name.removesuffix("_ct.nii.gz"), scan, nothing, nothing, (), spacing_mm)))
     return cases
 
@@ -97,7 +98,7 @@ def real_collection(seed: int, preset: Preset) -> Collection:
     """
     folder = real_data_folder()
     slabs = _slabs(folder / "abdomen_a", seed, preset)
-    everything = [(source, _pad(case, preset.real_patch)) for source, case in [*slabs, *_others(folder, preset)]]
+    everything = [(source, _pad(case, preset.patch)) for source, case in [*slabs, *_others(folder, preset)]]
     classes = {name: (name,) for name in FLARE_VALUES}
     sources = {case.name: source for source, case in everything}
     used = {s: Protocol("CT", labels) for s, labels in PROTOCOLS.items()} | {"spleen": _SPLEEN, "scans": _NOTHING}
@@ -112,5 +113,5 @@ def real_collection(seed: int, preset: Preset) -> Collection:
         training=cases,
         held_out=scored,
         probes=scored,
-        patch=preset.real_patch,
+        patch=preset.patch,
     )

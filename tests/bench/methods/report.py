@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_partial.atomic import write_text
+from tests.bench.methods.collection import SizeUnit
 from tests.bench.methods.comparison import MeanSpread, mean_spread
 from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
-from tests.bench.methods.orderings import MEAN, checked, score_of
+from tests.bench.methods.orderings import FOCUS, MEAN, checked, score_of
 from tests.bench.methods.pictures import save_overlays, save_plot
 from tests.bench.methods.results import Results, RunKey
+from tests.bench.methods.scores import unit_of
 
 __all__ = ["Row", "table_rows", "write_report"]
 
@@ -23,17 +25,23 @@ _ABOUT = {
     "real": "Slabs of one patient's CT with different protocols, and three further patients. Scored on the classes "
     "that were hidden in each slab: this shows how partial labels come together, and says nothing about other "
     "patients.",
+    "frames": "Laparoscopic frames, drawn: six subsets of the same surgeries, each of which annotates one of six "
+    "structures. The held-out frames are of other surgeries, labelled completely, and scored on the structures that "
+    "fill at least 3 % of the frame.",
 }
+
+_UNITS = {"ml": "mL", "percent": "%"}
 
 _DICE = """\
 Dice: mean over the held-out cases of a seed, then mean ± standard deviation over seeds. 'after argmax' counts a voxel
 only for the most probable of disjoint classes; other columns cut each sigmoid at one half. MultiTalent's probability of
 a class is the mean over the heads of its sources, that of several networks the mean over those that have the class.
+'in focus' scores a frame on the structure that it looks at alone, as Jenke et al. 2024 do in Tables 1 and 3.
 """
 
 _FALSE_POSITIVES = """\
 False positives: predicted voxels of a class, in cases whose source does not annotate it, that are something else in
-truth; mL a case, and share of the voxels that are not the class (‰), both averaged over classes.
+truth; mL a case, or percent of a frame, and share of the voxels that are not the class (‰), averaged over classes.
 """
 
 _RULE = """\
@@ -52,8 +60,9 @@ class Row:
         method: One of METHODS.
         sampling: One of SAMPLINGS.
         seeds: Its seeds.
-        dice: 'mean', 'argmax' (mean after argmax), 'mean MODALITY' and each class.
-        false_positive_ml: Mean over classes of the volume a case.
+        dice: 'mean', 'argmax' (mean after argmax), the same 'in focus', 'mean MODALITY' and each class.
+        unit: 'ml' or 'percent' (of a frame).
+        false_positive_size: Mean over classes of the size a case, in that unit.
         false_positive_permille: Mean over classes of false positives in a thousand voxels that are not the class.
         seconds: Training time.
     """
@@ -62,7 +71,8 @@ class Row:
     sampling: str
     seeds: tuple[int, ...]
     dice: dict[str, MeanSpread]
-    false_positive_ml: MeanSpread
+    unit: SizeUnit
+    false_positive_size: MeanSpread
     false_positive_permille: MeanSpread
     seconds: MeanSpread
 
@@ -78,6 +88,9 @@ def _row(method: str, sampling: str, runs: Mapping[int, Mapping[str, Any]]) -> R
         MEAN: mean_spread([score_of(r, "threshold", MEAN) for r in results]),
         "argmax": mean_spread([score_of(r, "argmax", MEAN) for r in results]),
     }
+    if any(result.get("dice_in_focus", {}).get("threshold") for result in results):
+        dice["in focus"] = mean_spread([score_of(r, "threshold", FOCUS) for r in results])
+        dice["in focus, argmax"] = mean_spread([score_of(r, "argmax", FOCUS) for r in results])
     modalities = list(dict.fromkeys(m for r in results for m in r["dice_by_modality"]))
     if len(modalities) > 1:
         for name in modalities:
@@ -87,12 +100,14 @@ def _row(method: str, sampling: str, runs: Mapping[int, Mapping[str, Any]]) -> R
         dice[name] = mean_spread([r["dice"]["threshold"][name] for r in results])
 
     found = [list(r["false_positives"].values()) for r in results]
+    unit = unit_of(results[0])
     return Row(
         method,
         sampling,
         tuple(sorted(runs)),
         dice,
-        mean_spread([_mean([entry["ml"] for entry in entries]) for entries in found]),
+        unit,
+        mean_spread([_mean([entry[unit] for entry in entries]) for entries in found]),
         mean_spread([_mean([1000 * entry["rate"] for entry in entries]) for entries in found]),
         mean_spread([r["training_seconds"] for r in results]),
     )
@@ -115,7 +130,17 @@ def table_rows(results: Mapping[RunKey, Mapping[str, Any]]) -> list[Row]:
 
 def _markdown(rows: Sequence[Row]) -> str:
     columns = [name for name in rows[0].dice if name not in (MEAN, "argmax")]
-    titles = ["method", "sampling", "seeds", "mean Dice", "after argmax", *columns, "FP mL", "FP ‰", "training s"]
+    titles = [
+        "method",
+        "sampling",
+        "seeds",
+        "mean Dice",
+        "after argmax",
+        *columns,
+        f"FP {_UNITS[rows[0].unit]}",
+        "FP ‰",
+        "training s",
+    ]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for row in rows:
         cells = [
@@ -123,7 +148,7 @@ def _markdown(rows: Sequence[Row]) -> str:
             SAMPLING_TITLES[row.sampling],
             str(len(row.seeds)),
             *(row.dice[name].text() for name in (MEAN, "argmax", *columns)),
-            row.false_positive_ml.text(1),
+            row.false_positive_size.text(1),
             row.false_positive_permille.text(2),
             f"{row.seconds.mean:.0f}",
         ]
@@ -131,10 +156,10 @@ def _markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _orderings(results: Mapping[RunKey, Mapping[str, Any]]) -> str:
+def _orderings(collection: str, results: Mapping[RunKey, Mapping[str, Any]]) -> str:
     titles = ["published ordering", "source", "published", "sampling", "difference here", "±", "seeds", "finding"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    for entry in checked(results):
+    for entry in checked(collection, results):
         measured = entry.difference.n > 0
         cells = [
             entry.ordering.claim,
@@ -158,7 +183,7 @@ def _csv(rows_of: Mapping[str, Sequence[Row]]) -> str:
     for collection, rows in rows_of.items():
         for row in rows:
             numbers = {f"dice {name}": value for name, value in row.dice.items()}
-            numbers["false positive ml"] = row.false_positive_ml
+            numbers[f"false positive {row.unit}"] = row.false_positive_size
             numbers["false positives per mille"] = row.false_positive_permille
             numbers["training seconds"] = row.seconds
             for quantity, value in numbers.items():
@@ -197,7 +222,7 @@ def write_report(results: Results, collections: Sequence[str]) -> None:
             _FALSE_POSITIVES,
             "### Published orderings\n",
             _RULE,
-            _orderings(finished),
+            _orderings(name, finished),
             f"### Pictures\n\n{pictures}\n",
         ]
     write_text(results.folder / "methods.csv", _csv(rows_of))

@@ -20,7 +20,7 @@ class RunKey:
     """Names one training.
 
     Attributes:
-        collection: 'phantoms' or 'real'.
+        collection: 'phantoms', 'real' or 'frames'.
         method: One of METHODS.
         sampling: One of SAMPLINGS.
         seed: Of split, initial weights and draws.

@@ -18,7 +18,7 @@ from nnunet_partial.atomic import atomic_path
 from nnunet_partial.evaluation import class_masks
 from nnunet_partial.labels import PartialLabels
 from nnunet_partial.training import Recipe
-from tests.bench.methods import phantom_collection, real_collection
+from tests.bench.methods import frame_collection, phantom_collection, real_collection
 from tests.bench.methods.collection import Case, Collection
 from tests.bench.methods.methods import METHODS, Method
 from tests.bench.methods.network import logits_of, train
@@ -32,6 +32,7 @@ __all__ = ["Job", "execute", "network_parts", "settings_of"]
 _COLLECTIONS = {
     "phantoms": (phantom_collection.phantom_collection, phantom_collection.describe),
     "real": (real_collection.real_collection, real_collection.describe),
+    "frames": (frame_collection.frame_collection, frame_collection.describe),
 }
 
 
@@ -40,7 +41,7 @@ def settings_of(collection: str, preset: Preset) -> dict[str, Any]:
 
     Args:
         collection: Its name.
-        preset: Sizes.
+        preset: Its sizes.
     """
     make = hashlib.sha256(_COLLECTIONS[collection][1]().encode()).hexdigest()[:12]
     return {**preset.settings(), "collection": make}
@@ -52,7 +53,7 @@ class Job:
 
     Attributes:
         key: Its name.
-        preset: Sizes.
+        preset: Sizes of its collection.
         folder: Output folder.
         device: 'cpu' or 'cuda'.
         keeps_picture: Keeps the predicted masks of a held-out case, the middle one.
@@ -165,6 +166,7 @@ def execute(job: Job) -> None:
         "settings": settings_of(key.collection, job.preset),
         "dice": {decoding: mean_dice(scores, collection.classes) for decoding, scores in by_case.items()},
         "dice_by_modality": _by_modality(collection, by_case[DECODINGS[0]]),
+        "dice_in_focus": {decoding: _in_focus(collection, scores) for decoding, scores in by_case.items()},
         "dice_by_case": _without_nan(by_case),
         "false_positives": false_positives(collection, lambda case: predict(case)[DECODINGS[0]]),
         "networks": len(trained),
@@ -181,6 +183,12 @@ def _by_modality(collection: Collection, by_case: dict[str, dict[str, float]]) -
         modality: mean_dice({c: s for c, s in by_case.items() if modalities[c] == modality}, collection.classes)
         for modality in sorted(set(modalities.values()))
     }
+
+
+def _in_focus(collection: Collection, by_case: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Dice of the structures that frames look at; nothing for volumes."""
+    own = {c.name: {n: s for n, s in by_case[c.name].items() if n == c.focus} for c in collection.held_out}
+    return {name: score for name, score in mean_dice(own, collection.classes).items() if score is not None}
 
 
 def _without_nan(by_case: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_partial.evaluation import class_masks, confusion, dice
-from tests.bench.methods.collection import Case, Collection
+from tests.bench.methods.collection import Case, Collection, SizeUnit
 
-__all__ = ["dice_of_case", "false_positives", "mean_dice"]
+__all__ = ["dice_of_case", "false_positives", "mean_dice", "unit_of"]
 
 Masks = NDArray[np.bool_]
 
@@ -60,24 +60,33 @@ def false_positives(collection: Collection, predict: Callable[[Case], Masks]) ->
         predict: Case to predicted classes, (C, X, Y, Z).
 
     Returns:
-        Class to 'cases', 'ml' (mean volume over these cases) and 'rate' (false positives over all voxels that are
-        not the class); classes that every probe's source annotates are missing.
+        Class to 'cases', the collection's unit ('ml' or 'percent': mean over these cases) and 'rate' (false positives
+        over all voxels that are not the class); classes that every probe's source annotates are missing.
     """
     found: dict[str, list[tuple[float, int, int]]] = {}
     for case in collection.probes:
         masks = predict(case)
-        ml_of_voxel = math.prod(case.spacing_mm) / 1000
+        voxel = math.prod(case.spacing_mm) / 1000 if collection.size_unit == "ml" else 100 / case.labels.size
         for name in collection.unannotated(case):
             index = collection.classes.index(name)
             present, known = _truth(collection, case, index)
             counts = confusion(present, masks[index], known)
             if counts.fp + counts.tn:
-                found.setdefault(name, []).append((counts.fp * ml_of_voxel, counts.fp, counts.fp + counts.tn))
+                found.setdefault(name, []).append((counts.fp * voxel, counts.fp, counts.fp + counts.tn))
     return {
         name: {
             "cases": len(rows),
-            "ml": sum(ml for ml, _, _ in rows) / len(rows),
+            collection.size_unit: sum(size for size, _, _ in rows) / len(rows),
             "rate": sum(fp for _, fp, _ in rows) / sum(negatives for _, _, negatives in rows),
         }
         for name, rows in found.items()
     }
+
+
+def unit_of(result: Mapping[str, Any]) -> SizeUnit:
+    """In what a training's false positives are told.
+
+    Args:
+        result: Content of its JSON file.
+    """
+    return "percent" if any("percent" in entry for entry in result["false_positives"].values()) else "ml"
