@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import NumpyArrays, Precision
+from nnunet_partial.inference.backends.openvino_statistics import sum_in_stages
 
 __all__ = ["OpenVINOBackend"]
 
@@ -90,7 +91,10 @@ def _compiled(core: Any, path: Path, options: dict[str, Any]) -> Any:
     if not path.is_file():
         raise PartialError(f"{path}: no such file; expected a network of nnUNetv2_partial_export")
     try:
-        return core.compile_model(str(path), "CPU", options)
+        network = core.read_model(str(path))
+        if options["INFERENCE_PRECISION_HINT"] == "f32":
+            sum_in_stages(network)
+        return core.compile_model(network, "CPU", options)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise PartialError(f"{path}: OpenVINO cannot load it ({reason}); export the model again") from error
