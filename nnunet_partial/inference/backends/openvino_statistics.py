@@ -22,7 +22,8 @@ def sum_in_stages(model: Any) -> int:
     off by 1e-5. They cost a thirtieth of a network's time.
 
     The variance is the mean square less the squared mean, because the values less their mean would be another array of
-    their size. That loses digits where a mean is many times the standard deviation: at 30 times, outputs are off by 2e-4.
+    their size. That loses digits where a mean is many times the standard deviation: at 30 times, outputs are off by
+    2e-4.
 
     Args:
         model: OpenVINO's model; changed in place. Only for computation in fp32: lesser precisions would round the sums.
