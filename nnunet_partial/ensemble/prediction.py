@@ -1,4 +1,4 @@
-"""Prediction with one model a class, joined to one label map a case.
+"""Prediction with one model a class, combined into one label map a case.
 
 All models of an ensemble share their plans, so an image is read and prepared once. Class after class it is then
 predicted, its logits are interpolated, and of its probabilities only the voxels above one half are kept: beside the
@@ -70,7 +70,7 @@ def predict_ensemble(
     console: Console | None = None,
     **options: Any,
 ) -> list[str]:
-    """Predicts images with one model a class, and joins the classes of each case; see `combine_one_model_a_class`.
+    """Predicts images with one model a class, and combines the classes of each case; see `combine_one_model_a_class`.
 
     Called again after an interruption, it goes on with the cases that are not finished. Several processes may predict
     one folder; each case goes to one of them.
@@ -104,11 +104,7 @@ def predict_ensemble(
     plan = models.common_plan()
     if save_probabilities:
         _check_file_names(names)
-    settings = {
-        **{"dataset": ensemble.dataset, "model": ensemble.model, "folds": list(folds), "classes": list(names)},
-        **{"images": str(images.resolve()), "modalities": modalities},
-        **{key: value for key, value in options.items() if key not in _HOW},
-    }
+    settings = _settings(ensemble, images, folds, modalities, options)
     _check_output(output, settings, plan.file_ending)
     alone = {name: output / "independent" / class_folder(name) for name in names if independent}
     job = _Job(images, output, probabilities=save_probabilities, resumes=True, modalities=modalities, alone=alone)
@@ -122,6 +118,25 @@ def predict_ensemble(
 
     record: dict[str, object] = {"command": command, "nnunet_partial": __version__, "ensemble": settings}
     return predict_cases(job, plan, ready, console, record)
+
+
+def _settings(
+    ensemble: Ensemble,
+    images: Path,
+    folds: Sequence[str],
+    modalities: str | Mapping[str, str] | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What predictions of one folder have in common."""
+    return {
+        "dataset": ensemble.dataset,
+        "model": ensemble.model,
+        "folds": list(folds),
+        "classes": list(ensemble.labels.class_names),
+        "images": str(images.resolve()),
+        "modalities": modalities,
+        **{key: value for key, value in options.items() if key not in _HOW},
+    }
 
 
 class _Models:
