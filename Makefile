@@ -13,7 +13,7 @@ help:
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make bench      measure against stock nnU-Net (ratios)"
 	@echo "make bench-methods  compare the training methods on phantoms, real CT and 2D frames (hours on a CPU)"
-	@echo "make bench-inference  compare prediction with nnU-Net's, in time, memory and labels (an hour on a CPU)"
+	@echo "make bench-inference  compare prediction with nnU-Net's, in time, memory and labels (two hours on a CPU)"
 	@echo "make real-ct    train on the real CT volumes in NNUNET_PARTIAL_REAL_DATA (default ../shared/data)"
 
 # uv resolves and installs in a fraction of pip's time; torch and torchvision must come from the same index
