@@ -111,13 +111,18 @@ def predict_ensemble(
 
     def ready() -> Predict:
         console.print(Text(f"{len(names)} models, {models.load_each()}"))
-        for name, folder in alone.items():
-            content = with_region_labels(plan.dataset_json, with_classes(ensemble.labels, [name]))
-            write_json(folder / "dataset.json", content)
+        _describe_alone(alone, plan, ensemble)
         return functools.partial(_predict_case, job=job, plan=plan, models=models)
 
     record: dict[str, object] = {"command": command, "nnunet_partial": __version__, "ensemble": settings}
     return predict_cases(job, plan, ready, console, record)
+
+
+def _describe_alone(alone: Mapping[str, Path], plan: PredictionPlan, ensemble: Ensemble) -> None:
+    """Writes what the label values mean beside the label maps of each class on its own."""
+    for name, folder in alone.items():
+        content = with_region_labels(plan.dataset_json, with_classes(ensemble.labels, [name]))
+        write_json(folder / "dataset.json", content)
 
 
 def _settings(

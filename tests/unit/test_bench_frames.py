@@ -229,7 +229,7 @@ def test_overlay_shows_the_prediction_on_the_right(tmp_path):
 def test_run_and_report(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "cpu", dict.fromkeys(COLLECTIONS, SMALL))
     monkeypatch.setattr(frame_collection, "SURGERIES", {"training": 2, "held_out": 1})
-    monkeypatch.setattr(pictures, "_SHOWN_FRAMES", ("implicit",))
+    monkeypatch.setitem(pictures._SHOWN, "frames", ("implicit",))
     threads = torch.get_num_threads()
     arguments = ["-o", str(tmp_path), "--preset", "cpu", "--collection", "frames", "--seeds", "0"]
     try:

@@ -43,7 +43,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(PRESETS, "cpu", dict.fromkeys(COLLECTIONS, TINY))
     monkeypatch.setattr(phantom_collection, "SOURCES", sources)
     monkeypatch.setattr(phantom_collection, "HELD_OUT", {"CT": 1, "MR": 1})
-    monkeypatch.setattr(pictures, "_SHOWN", ("shared",))
+    monkeypatch.setitem(pictures._SHOWN, "phantoms", ("shared",))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)  # a training takes one for its process

@@ -17,9 +17,9 @@ def sum_in_stages(model: Any) -> int:
     """Rewrites the instance normalisations of a network so that means and variances are summed axis by axis.
 
     OpenVINO's kernel adds all voxels of a channel to one number of 32 bits. Where many of them are equal, as those of
-    air are, rounding errs to the same side each time: with windows of 128×128×128 voxels, logits were off by up to 2 %
-    of the largest. Sums over one axis, then the next, have hundreds of terms instead of millions, and the logits are
-    off by 1e-5. They cost a thirtieth of a network's time.
+    air are, rounding errs to the same side each time: with windows of 128×128×128 voxels, logits were off by up to
+    2.5 % of the largest. Sums over one axis, then the next, have hundreds of terms instead of millions, and the logits
+    are off by 1e-5. They cost a thirtieth of a network's time.
 
     The variance is the mean square less the squared mean, because the values less their mean would be another array of
     their size. That loses digits where a mean is many times the standard deviation: at 30 times, outputs are off by

@@ -22,8 +22,12 @@ from tests.bench.methods.scores import unit_of
 
 __all__ = ["save_overlays", "save_plot"]
 
-_SHOWN = ("naive", "multitalent", "shared", "ambiguity", "full_sigmoid")
-_SHOWN_FRAMES = ("naive", "shared", "implicit", "implicit_calibrated", "per_class", "full_sigmoid")
+_SHOWN_VOLUMES = ("naive", "multitalent", "shared", "ambiguity", "full_sigmoid")
+_SHOWN = {
+    "phantoms": _SHOWN_VOLUMES,
+    "real": _SHOWN_VOLUMES,
+    "frames": ("naive", "shared", "implicit", "implicit_calibrated", "per_class", "full_sigmoid"),
+}
 _UNITS = {"ml": "mL a case", "percent": "% of a frame"}
 _WINDOW = (-2.0, 2.0)  # of normalised intensities
 _DOTS_PER_INCH = 150
@@ -85,7 +89,7 @@ def save_overlays(results: Results, collection: str, finished: Mapping[RunKey, M
         finished: Finished trainings of it.
     """
     paths = []
-    for method in _SHOWN_FRAMES if collection == "frames" else _SHOWN:
+    for method in _SHOWN[collection]:
         kept = [key for key in finished if key.method == method and results.prediction_path(key).is_file()]
         if not kept:
             continue
