@@ -245,18 +245,23 @@ def _read(files: Sequence[Path], plan: PredictionPlan, rules: Mapping[str, Rule]
 def _predict(image: Image, case: str, job: Job, predictor: Predictor) -> None:
     ending = output_ending(image, predictor.plan.file_ending)
     target = job.target(case, ending)
-    if job.kind == "labels" and not job.probabilities:
-        write_labels(predictor(image.data, image.spacing, job.modality_once_read), image, target)
-        return
-    prediction = predictor.predicted(image.data, image.spacing, job.modality_once_read)
+    wanted = image.data, image.spacing, job.modality_once_read
     if job.probabilities:
+        prediction = predictor.predicted(*wanted)
         with atomic_folder(job.probability_folder(case)) as folder:
             write_probabilities(prediction.probabilities(), image, folder, ending)
-    if job.kind == "labels":
-        write_labels(prediction.labels(), image, target)
-    elif job.kind == "classes":
-        with atomic_folder(target) as folder:
-            write_class_files(prediction.masks(), image, folder, ending)
+        if job.kind == "labels":
+            write_labels(prediction.labels(), image, target)
+            return
+        masks = prediction.masks()
+    elif job.kind == "labels":
+        write_labels(predictor(*wanted), image, target)
+        return
     else:
-        layers, segments = layers_of_masks(prediction.masks())
+        masks = predictor.masks(*wanted)
+    if job.kind == "classes":
+        with atomic_folder(target) as folder:
+            write_class_files(masks, image, folder, ending)
+    else:
+        layers, segments = layers_of_masks(masks)
         write_segmentation_nrrd(layers, segments, image, target)

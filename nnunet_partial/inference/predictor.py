@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Backend, Precision
+from nnunet_partial.inference.boundary_logits import BoundaryLogits
 from nnunet_partial.inference.full_resolution import (
     interpolated_channels,
     labels_of_channels,
@@ -40,6 +41,7 @@ which costs accuracy at boundaries."""
 _STEP: dict[Mode, float] = {"exact": 0.5, "fast": 0.8, "paper": 0.8}
 
 FloatArray = NDArray[np.float32]
+Masks = Iterator[tuple[str, NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,26 @@ class Predictor:
         """
         return Prediction(self, prepared, _stored(self._logits(prepared), prepared.data.shape[1]))
 
+    def masks(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> Masks:
+        """The mask of one class after the other, with or without a protocol those that the model declares.
+
+        Classes of region-based models may overlap, and so may those of a softmax over atoms: a voxel of the liver's
+        tumour is one of the liver too. Logits are kept where they decide masks only.
+
+        Args:
+            image: (C, z, y, x).
+            spacing_mm: Voxel size along z, y, x.
+            modality: As for a label map.
+
+        Yields:
+            Class and mask (z, y, x); the background of models that have one is left out.
+
+        Raises:
+            PartialError: The image does not fit the model.
+        """
+        prepared = prepare(image, spacing_mm, self.plan, modality)
+        return self._masks(prepared, self._logits(prepared))
+
     def windows(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> int:
         """Number of windows that an image takes, mirrored ones not counted.
 
@@ -148,6 +170,32 @@ class Predictor:
             return labels_of_channels(interpolated_channels(stored, prepared, self.plan), decoding)
         return export_labels(logits, maps, decoding, self.threads)
 
+    def _masks(self, prepared: Prepared, logits: Iterator[FloatArray]) -> Masks:
+        plan, decoding = self.plan, self.decoding
+        declared = declared_classes(plan.dataset_json, plan.decoding)
+        if declared is not None:
+            atoms = prepared.restored(self._labels(prepared, logits, plan.decoding), plan)
+            for name, channels in declared.items():
+                yield name, np.isin(np.arange(len(plan.decoding.values)), channels)[atoms]
+            return
+        if not decoding.regions:
+            labels = prepared.restored(self._labels(prepared, logits, decoding), plan)
+            for name, value in zip(decoding.names, decoding.values, strict=True):
+                if value:
+                    yield name, labels == value
+            return
+        channel_of = self._channels(prepared, logits)
+        for channel, name in enumerate(decoding.names):
+            alone = Decoding(True, (1,), (name,), 1)
+            yield name, prepared.restored(self._labels(prepared, iter([channel_of(channel)]), alone) > 0, plan)
+
+    def _channels(self, prepared: Prepared, logits: Iterator[FloatArray]) -> Callable[[int], FloatArray]:
+        """Gives one channel of independent ones, (1, Z, Y, X), as far as its mask depends on it."""
+        if self.mode == "paper" or prepared.maps(self.plan) is not None:
+            return BoundaryLogits(logits).channel
+        stored = _stored(logits, prepared.data.shape[1])  # other kernels may change signs anywhere
+        return lambda number: stored[number : number + 1]
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -165,38 +213,13 @@ class Prediction:
 
     def labels(self) -> Labels:
         """The label map, (z, y, x): uint8, or uint16 for 255 labels and more."""
-        return self._labels(self.predictor.decoding)
+        predictor = self.predictor
+        found = predictor._labels(self.prepared, iter([self.logits]), predictor.decoding)
+        return self.prepared.restored(found, predictor.plan)
 
-    def _labels(self, decoding: Decoding) -> Labels:
-        found = self.predictor._labels(self.prepared, iter([self.logits]), decoding)
-        return self.prepared.restored(found, self.predictor.plan)
-
-    def masks(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """The mask of one class after the other, with or without a protocol those that the model declares.
-
-        Classes of region-based models may overlap, and so may those of a softmax over atoms: a voxel of the liver's
-        tumour is one of the liver too.
-
-        Yields:
-            Class and mask (z, y, x); the background of models that have one is left out.
-        """
-        plan, decoding = self.predictor.plan, self.predictor.decoding
-        declared = declared_classes(plan.dataset_json, plan.decoding)
-        if declared is not None:
-            atoms = self._labels(plan.decoding)
-            for name, channels in declared.items():
-                yield name, np.isin(np.arange(len(plan.decoding.values)), channels)[atoms]
-            return
-        if not decoding.regions:
-            labels = self.labels()
-            for name, value in zip(decoding.names, decoding.values, strict=True):
-                if value:
-                    yield name, labels == value
-            return
-        for channel, name in enumerate(decoding.names):
-            alone = Decoding(True, (1,), (name,), 1)
-            found = self.predictor._labels(self.prepared, iter([self.logits[channel : channel + 1]]), alone)
-            yield name, self.prepared.restored(found > 0, plan)
+    def masks(self) -> Masks:
+        """The mask of one class after the other, see `Predictor.masks`."""
+        return self.predictor._masks(self.prepared, iter([self.logits]))
 
     def probabilities(self) -> Iterator[tuple[str, FloatArray]]:
         """The probability of one class after the other, from logits interpolated as for labels.

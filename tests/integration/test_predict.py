@@ -144,6 +144,9 @@ def test_probabilities_and_masks_equal_nnunets(models, tmp_path, name):
     for probability, reference in zip(found.values(), expected, strict=True):
         assert np.abs(probability - reference).mean() < 2e-3
     masks = dict(prediction.masks())
+    for streamed, mask in zip(predictor.masks(image.data, image.spacing), masks.items(), strict=True):
+        assert streamed[0] == mask[0]
+        np.testing.assert_array_equal(streamed[1], mask[1])
     if name == "plain":
         assert list(masks) == ["liver", "spleen"]
         np.testing.assert_array_equal(masks["spleen"], prediction.labels() == 2)

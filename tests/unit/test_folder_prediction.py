@@ -199,9 +199,8 @@ def test_a_full_disk_is_a_problem_of_the_cases_it_stops(job: Job, kind: Any, mon
         return [bytes(part) for part in parts]
 
     class Whole(Stub):
-        def predicted(self, image: np.ndarray, spacing_mm: Sequence[float], modality: str | None) -> Any:
-            labels = self(image, spacing_mm, modality)
-            return SimpleNamespace(masks=lambda: [("organ", labels > 0)])
+        def masks(self, image: np.ndarray, spacing_mm: Sequence[float], modality: str | None) -> Any:
+            return iter([("organ", self(image, spacing_mm, modality) > 0)])
 
     def fill(now: int) -> Callable[[], None]:
         return lambda: full.append(now)
