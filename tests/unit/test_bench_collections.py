@@ -16,8 +16,9 @@ from nnunet_partial.sampling import UNIFORM, CaseSampling, HierarchicalSampling
 from nnunet_partial.training import SIGMOID, SOFTMAX
 from tests.bench.methods.collection import Case, Collection, Protocol, label_model
 from tests.bench.methods.methods import METHODS
+from tests.bench.methods.mixes import MIXES
 from tests.bench.methods.patches import PatchStream
-from tests.bench.methods.phantom_collection import HELD_OUT, SOURCES, phantom_collection
+from tests.bench.methods.phantom_collection import phantom_collection
 from tests.bench.methods.prediction import ChannelLogits, class_masks_of, compete
 from tests.bench.methods.presets import PRESETS
 from tests.bench.methods.real_collection import missing_files, real_collection
@@ -190,14 +191,48 @@ def test_sources_of_the_phantoms(phantoms):
     assert phantoms.full.annotated[[phantoms.full.row_of(c.name) for c in phantoms.training]].all()
     assert one_axis_per_source(labels).problems() == []
     names = [case.name for case in phantoms.training]
-    for source, (_, number) in SOURCES.items():
+    mix = MIXES["phantoms"]
+    for source, (_, number) in mix.sources.items():
         assert sum(labels.source_of(name) == source for name in names) == number
     modalities = [phantoms.full.set_of(case.name).modality for case in phantoms.held_out]
-    assert {m: modalities.count(m) for m in HELD_OUT} == HELD_OUT
-    assert {labels.source_of(case.name) for case in phantoms.probes} == set(SOURCES)
+    assert {m: modalities.count(m) for m in mix.held_out} == mix.held_out
+    assert {labels.source_of(case.name) for case in phantoms.probes} == set(mix.sources)
     scans = [case for case in phantoms.training if labels.source_of(case.name) == "scans"]
     assert not any(case.labels.any() for case in scans)
     assert all(phantoms.unannotated(case) == phantoms.classes for case in scans)
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    return {name: phantom_collection(0, TINY, name) for name in MIXES if name != "phantoms"}
+
+
+def known_voxels(labels, case):
+    """Voxels of a case whose atom its label map tells."""
+    possible = labels.possible[labels.row_of(case.name)]
+    return (possible.sum(1) == 1)[case.labels]
+
+
+def test_kinds_of_partial_labels(kinds):
+    annotated = {
+        name: np.array([kind.labels.annotated[kind.labels.row_of(case.name)] for case in kind.training])
+        for name, kind in kinds.items()
+    }
+    assert all(kind.labels.problems() == [] and kind.name == name for name, kind in kinds.items())
+    assert (annotated["single"].sum(1) == 1).all() and (annotated["single"].sum(0) == 7).all()
+    assert (annotated["several"].sum(1) > 1).all() and annotated["several"].any(0).all()
+    assert not annotated["several"].all(1).any()
+    assert annotated["slices"].all()
+    for case in kinds["slices"].training:
+        by_slice = known_voxels(kinds["slices"].labels, case).reshape(-1, case.labels.shape[2])
+        assert (by_slice.all(0) == (np.arange(case.labels.shape[2]) % 4 == 2)).all()
+        assert (by_slice.any(0) == by_slice.all(0)).all()
+    assert annotated["merged"].all(1).sum() == 12
+    assert annotated["unlabelled"].all(1).sum() == 10 and (~annotated["unlabelled"]).all(1).sum() == 38
+    for name, kind in kinds.items():
+        assert len(kind.held_out) == 8
+        fractions = [known_voxels(kind.full, case).mean() for case in kind.held_out]
+        assert min(fractions) == 1, name
 
 
 def test_seed_deals_the_patients_and_none_is_trained_and_tested(phantoms):
@@ -219,7 +254,7 @@ def test_networks_a_class_and_a_source_see_their_own_cases_only(phantoms):
     assert {phantoms.labels.source_of(c.name) for c in by_class["adrenal"]} == {"adrenals", "glands"}
     by_source = list(network_parts("source", phantoms.labels, cases))
     # kidneys without sides annotate no class, scans nothing at all
-    assert len(by_source) == len(SOURCES) - 2
+    assert len(by_source) == len(MIXES["phantoms"].sources) - 2
     assert by_source[0][0] == "liver,liver_tumour"
     assert list(network_parts("one", phantoms.labels, cases)) == [("", cases)]
 

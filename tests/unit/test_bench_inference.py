@@ -7,17 +7,19 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nnunet_partial.errors import PartialError
 from tests.bench.inference import accuracy, competitors, parts
 from tests.bench.inference.__main__ import main
-from tests.bench.inference.accuracy import ORGANS, REFERENCE
+from tests.bench.inference.accuracy import REFERENCE
 from tests.bench.inference.bench import Bench
 from tests.bench.inference.goals import Part, check_goals
 from tests.bench.inference.machine import describe_machine, machine_lines
 from tests.bench.inference.parts import PARTS, ROWS, carry_out, chosen_parts
 from tests.bench.inference.presets import PRESETS, Grid
+from tests.bench.inference.real_patient import ORGANS, consecutive
 from tests.bench.inference.report import write_report
 from tests.bench.inference.results import Key, Results
 from tests.bench.inference.rounds import Task, run_rounds
@@ -71,7 +73,7 @@ def test_settings_survive_json():
 
 
 def test_settings_of_a_part_are_those_that_matter_to_it():
-    longer = replace(TINY, accuracy=replace(TINY.accuracy, epochs=99))
+    longer = replace(TINY, accuracy=replace(TINY.accuracy, phases=()))
     deeper = replace(TINY, training=replace(TINY.training, phases=()))
 
     def changed(other):
@@ -322,8 +324,8 @@ def test_a_failure_ends_with_exit_status_1_after_the_report(tmp_path, monkeypatc
 
 
 def test_dice_of_organs_of_the_reference_only():
-    reference = accuracy._consecutive(accuracy.np.array([[0, 1, 1, 3], [13, 10, 0, 0]]))
+    reference = consecutive(np.array([[0, 1, 1, 3], [13, 10, 0, 0]]))
     assert reference.tolist() == [[0, 1, 1, 3], [12, 0, 0, 0]]
-    found = accuracy.np.array([[0, 1, 0, 3], [12, 12, 5, 0]])
+    found = np.array([[0, 1, 0, 3], [12, 12, 5, 0]])
     scores = accuracy.organ_scores(reference, found)
     assert scores == {"liver": pytest.approx(2 / 3), "spleen": 1.0, "kidney_left": pytest.approx(2 / 3)}

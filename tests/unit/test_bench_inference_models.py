@@ -39,7 +39,9 @@ def threads():
 @pytest.mark.parametrize("classes", [2, 14, 47])
 def test_nnunet_reads_as_many_heads(tmp_path, decoding, classes):
     plans = make_plans(TINY.network, STATISTICS)
-    manager = PlansManager(plans).get_label_manager(make_dataset_json(classes, decoding))
+    manager = PlansManager(plans).get_label_manager(
+        make_dataset_json([f"class_{n}" for n in range(1, classes)], decoding)
+    )
     model = Model(tmp_path, classes, decoding)
     assert manager.has_regions == (decoding == "regions")
     assert manager.num_segmentation_heads == model.heads == classes - (decoding == "regions")

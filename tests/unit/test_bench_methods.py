@@ -15,11 +15,14 @@ import torch
 from nnunet_partial.errors import PartialError
 from nnunet_partial.phantoms.hard import HARD_ATOMS
 from nnunet_partial.training.recipe import SAMPLINGS
-from tests.bench.methods import phantom_collection, pictures, plan
+from tests.bench.methods import pictures, plan
 from tests.bench.methods.__main__ import main
 from tests.bench.methods.comparison import mean_spread, paired_verdict
 from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
+from tests.bench.methods.mixes import MIXES
+from tests.bench.methods.network import make_loss
 from tests.bench.methods.orderings import ORDERINGS, checked
+from tests.bench.methods.phantom_collection import phantom_collection
 from tests.bench.methods.plan import planned
 from tests.bench.methods.presets import COLLECTIONS, PRESETS
 from tests.bench.methods.report import table_rows, write_report
@@ -39,10 +42,10 @@ TINY = replace(
 @pytest.fixture
 def tiny(monkeypatch):
     """The benchmark with two cases a source, one held-out case a modality and one overlay."""
-    sources = {name: (protocol, min(number, 2)) for name, (protocol, number) in phantom_collection.SOURCES.items()}
+    mix = MIXES["phantoms"]
+    few = {name: (protocol, min(number, 2)) for name, (protocol, number) in mix.sources.items()}
     monkeypatch.setitem(PRESETS, "cpu", dict.fromkeys(COLLECTIONS, TINY))
-    monkeypatch.setattr(phantom_collection, "SOURCES", sources)
-    monkeypatch.setattr(phantom_collection, "HELD_OUT", {"CT": 1, "MR": 1})
+    monkeypatch.setitem(MIXES, "phantoms", replace(mix, sources=few, held_out={"CT": 1, "MR": 1}))
     monkeypatch.setitem(pictures._SHOWN, "phantoms", ("shared",))
     threads = torch.get_num_threads()
     yield
@@ -95,7 +98,7 @@ def test_run_restart_and_report(tmp_path, tiny, monkeypatch, capsys):
     assert main([*arguments, "--iterations", "3"]) == 1
     assert "iterations" in capsys.readouterr().err
     with monkeypatch.context() as other_make:
-        other_make.setattr(phantom_collection, "HELD_OUT", {"CT": 2, "MR": 1})
+        other_make.setitem(MIXES, "phantoms", replace(MIXES["phantoms"], held_out={"CT": 2, "MR": 1}))
         assert main(arguments) == 1
     assert "collection" in capsys.readouterr().err
     (tmp_path / "report.md").unlink()
@@ -274,3 +277,16 @@ def test_missing_device_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PartialError, match="CUDA"):
         plan.execute_all([], {}, tmp_path, "cuda", 1)
+
+
+def test_losses_take_what_their_recipes_set():
+    collection = phantom_collection(0, TINY, "slices")
+    labels, cases = collection.labels, collection.training
+    recipe = METHODS["ambiguity_slices"].recipe_with("cmd_anywhere")
+    table = recipe.heads.table(labels, recipe.implied_negatives)
+    assert make_loss(recipe, labels, cases, table).slice_axis == 2
+    recipe = replace(METHODS["selected"].recipe_with("cmd_anywhere"), optional="spleen, liver_tumour")
+    table = recipe.heads.table(labels, recipe.implied_negatives)
+    names = recipe.heads.channels(labels)
+    found = make_loss(recipe, labels, cases, table).optional
+    assert sorted(names[channel] for channel in found) == ["liver_tumour", "spleen"]

@@ -58,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of all competitors; nnU-Net's networks take all cores (default: all)"
     )
-    parser.add_argument("--iterations", type=int, metavar="N", help="of the training of the part accuracy")
+    parser.add_argument(
+        "--iterations", type=int, metavar="N", help="of each phase of the training of the part accuracy, at most"
+    )
     parser.add_argument("--report-only", action="store_true", help="only write the report of what is finished")
     return parser
 

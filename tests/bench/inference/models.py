@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunet_partial.atomic import atomic_folder, write_json
 from nnunet_partial.errors import PartialError
@@ -26,7 +26,7 @@ from tests.bench.inference.plans import (
 )
 from tests.bench.inference.training import Trained, train
 
-__all__ = ["TRAINER", "Model", "environment", "export", "prepare_model"]
+__all__ = ["TRAINER", "Model", "environment", "export", "prepare_model", "write_model"]
 
 TRAINER = "nnUNetTrainer"
 _SPREAD = 0.05  # of the random direction, in lengths of the trained head
@@ -111,6 +111,20 @@ def _write(model: Model, name: str, trained: Trained, bench: Bench) -> None:
     )
     weights |= {f"{_LAYERS}.{last}.weight": weight, f"{_LAYERS}.{last}.bias": bias}
     network.load_state_dict(weights)
+    names = [f"class_{value}" for value in range(1, model.classes)]
+    dataset_json = make_dataset_json(names, cast('Literal["regions", "argmax"]', model.decoding))
+    write_model(target, plans, dataset_json, network)
+
+
+def write_model(target: Path, plans: Mapping[str, Any], dataset_json: Mapping[str, Any], network: nn.Module) -> None:
+    """Writes nnU-Net's folder of a model with one fold.
+
+    Args:
+        target: RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION.
+        plans: Of the network.
+        dataset_json: Of its classes.
+        network: Trained.
+    """
     checkpoint = {
         "network_weights": network.state_dict(),
         "trainer_name": TRAINER,
@@ -120,10 +134,7 @@ def _write(model: Model, name: str, trained: Trained, bench: Bench) -> None:
     with atomic_folder(target) as folder:
         (folder / "fold_0").mkdir()
         torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
-        write_json(
-            folder / "dataset.json",
-            make_dataset_json(model.classes, cast('Literal["regions", "argmax"]', model.decoding)),
-        )
+        write_json(folder / "dataset.json", dataset_json)
         write_json(folder / "plans.json", plans)
 
 

@@ -42,7 +42,7 @@ def carry_out(bench: Bench, parts: Sequence[str], iterations: int | None = None)
     Args:
         bench: The benchmark.
         parts: Some of `PARTS`.
-        iterations: Of the training of the part `accuracy`; None for the preset's.
+        iterations: Of each phase of the training of the part `accuracy` at most; None for the preset's.
 
     Returns:
         One line a failure.
@@ -88,7 +88,8 @@ def _sizes(bench: Bench, _: int | None) -> list[str]:
 
 
 def _accuracy(bench: Bench, iterations: int | None) -> list[str]:
-    from tests.bench.inference.accuracy import accuracy_tasks, missing_data
+    from tests.bench.inference.accuracy import accuracy_tasks
+    from tests.bench.inference.real_patient import missing_data
 
     missing = missing_data()
     bench.results.write_notes("accuracy", [f"Skipped: {missing}."] if missing else [])

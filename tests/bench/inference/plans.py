@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -102,17 +102,17 @@ def build_network(plans: Mapping[str, Any], heads: int) -> nn.Module:
     return network
 
 
-def make_dataset_json(classes: int, decoding: Literal["regions", "argmax"]) -> dict[str, Any]:
+def make_dataset_json(names: Sequence[str], decoding: Literal["regions", "argmax"]) -> dict[str, Any]:
     """dataset.json of a model.
 
     Args:
-        classes: Number of classes, the background included.
+        names: Of the classes, without the background.
         decoding: Whether channels are regions, of which the background is none.
     """
-    labels: dict[str, Any] = {"background": 0} | {f"class_{value}": value for value in range(1, classes)}
+    labels: dict[str, Any] = {"background": 0} | {name: value for value, name in enumerate(names, start=1)}
     content: dict[str, Any] = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1}
     if decoding == "regions":
         # one region of two labels makes it a model of regions for nnU-Net; the second label is never written
-        labels["class_1"] = [1, classes]
-        content["regions_class_order"] = list(range(1, classes))
+        labels[names[0]] = [1, len(names) + 1]
+        content["regions_class_order"] = list(range(1, len(names) + 1))
     return {**content, "file_ending": ".nii.gz"}

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nnunet_partial.demo.pipeline import NetworkSize
 from nnunet_partial.inference.resampling import resampled_shape
 
-__all__ = ["PRESETS", "Grid", "Network", "Phase", "Preset", "Training"]
+__all__ = ["PRESETS", "Accuracy", "Grid", "Network", "Phase", "Preset", "Training"]
 
 Triple = tuple[int, int, int]
 
@@ -91,6 +90,20 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Network and training of the part `accuracy`.
+
+    Attributes:
+        network: Its windows cover as much of the patient's scan as `Preset.network`'s do of a scan of 200 slices, so
+            that modes differ in as many windows.
+        phases: One after the other, the last ones of patches as large as the windows.
+    """
+
+    network: Network
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True)
 class Preset:
     """Everything that is the same for all competitors.
 
@@ -100,7 +113,7 @@ class Preset:
         main: The volume on which all competitors are compared.
         network: The network.
         training: Its training.
-        accuracy: Network and training of the part `accuracy`.
+        accuracy: Of the part `accuracy`, which has its own network.
     """
 
     name: str
@@ -108,7 +121,7 @@ class Preset:
     main: str
     network: Network
     training: Training
-    accuracy: NetworkSize
+    accuracy: Accuracy
 
     @property
     def largest(self) -> str:
@@ -142,8 +155,9 @@ PRESETS: dict[str, Preset] = {
             shape=(208, 208, 208),
             phases=(Phase((48, 48, 48), 2, 1500, 3e-3), Phase((128, 128, 128), 1, 200, 1e-3)),
         ),
-        accuracy=NetworkSize(
-            patch_size=(40, 48, 48), features=(8, 16, 32, 64), epochs=10, iterations=60, learning_rate=5e-3
+        accuracy=Accuracy(
+            Network((3.0, 3.0, 3.0), (64, 64, 80), (16, 32, 64, 128, 256)),
+            (Phase((48, 48, 48), 2, 1500, 3e-3), Phase((64, 64, 80), 1, 500, 1e-3)),
         ),
     ),
     "tiny": Preset(
@@ -156,6 +170,6 @@ PRESETS: dict[str, Preset] = {
         main="24",
         network=Network((9.68, 7.8, 7.8), (16, 32, 32), (8, 16, 32)),
         training=Training(phantoms=3, shape=(48, 52, 52), phases=(Phase((16, 32, 32), 2, 300, 1e-2),)),
-        accuracy=NetworkSize(patch_size=(24, 32, 32), features=(4, 8), epochs=2, iterations=4, learning_rate=1e-2),
+        accuracy=Accuracy(Network((3.0, 3.0, 3.0), (32, 32, 32), (8, 16, 32)), (Phase((32, 32, 32), 2, 20, 1e-2),)),
     ),
 }

@@ -44,7 +44,7 @@ _ABOUT = {
     "shift, so that they divide the trained classes' regions.",
     "accuracy": "One patient's CT with twelve organs of one reader, and two scans without labels. The network was "
     "trained on that same patient, so its scores say nothing about other patients; only differences between modes "
-    "mean something. `mode.backend.precision`; `exact_mirrored` is mode exact with mirroring, all others without.",
+    "mean something. `mode.backend.precision`; without mirroring.",
     "gpu": "{main}, 14 classes, {network}.",
 }
 

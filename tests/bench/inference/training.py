@@ -1,11 +1,11 @@
-"""The network whose predictions are measured: trained on phantoms until its label maps are smooth."""
+"""Training of the networks whose predictions are measured; on phantoms, until their label maps are smooth."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tests.bench.inference.plans import build_network, make_plans
 from tests.bench.inference.presets import Phase, Preset
 from tests.bench.inference.volumes import CLASSES, training_phantom
 
-__all__ = ["Trained", "train"]
+__all__ = ["Patients", "Trained", "fit", "intensity_statistics", "train"]
 
 _FOREGROUND_SHARE = 0.7
 _DECAY = 0.9
@@ -50,17 +50,38 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class _Patients:
-    """Normalised images and labels."""
+class Patients:
+    """Normalised images and labels.
+
+    Attributes:
+        images: Each (Z, Y, X).
+        labels: Each (Z, Y, X); classes count from 1, 0 is none.
+        places: Flat indices of the voxels of each class, by patient.
+    """
 
     images: list[NDArray[np.float32]]
     labels: list[NDArray[np.uint8]]
     places: list[list[NDArray[np.intp]]]
 
     @classmethod
-    def of(cls, images: list[NDArray[np.float32]], labels: list[NDArray[np.uint8]]) -> _Patients:
-        places = [[np.flatnonzero(label == value) for value in range(1, len(CLASSES) + 1)] for label in labels]
-        return cls(images, labels, places)
+    def of(cls, scans: Sequence[tuple[NDArray[np.float32], NDArray[np.uint8]]], classes: int) -> Patients:
+        """Patients of their scans and labels.
+
+        Args:
+            scans: Hounsfield units and labels.
+            classes: Number of classes, the background not counted.
+        """
+        statistics = intensity_statistics(scans)
+        low, high = statistics["percentile_00_5"], statistics["percentile_99_5"]
+        images = [(np.clip(image, low, high) - statistics["mean"]) / statistics["std"] for image, _ in scans]
+        labels = [drawn for _, drawn in scans]
+        places = [[np.flatnonzero(label == value) for value in range(1, classes + 1)] for label in labels]
+        return cls([image.astype(np.float32) for image in images], labels, places)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, the background not counted."""
+        return len(self.places[0])
 
     def batch(self, rng: np.random.Generator, patch: tuple[int, int, int], size: int) -> tuple[Tensor, Tensor]:
         """Images (B, 1, *patch) and labels (B, *patch); most patches lie around a voxel of a class."""
@@ -80,7 +101,13 @@ class _Patients:
         return torch.from_numpy(np.stack(images)[:, None]), torch.from_numpy(np.stack(labels).astype(np.int64))
 
 
-def _statistics(values: NDArray[np.float32]) -> dict[str, float]:
+def intensity_statistics(scans: Sequence[tuple[NDArray[np.float32], NDArray[np.uint8]]]) -> dict[str, float]:
+    """Statistics of intensities in classes, as nnU-Net's plans hold them.
+
+    Args:
+        scans: Hounsfield units and labels.
+    """
+    values = np.concatenate([image[labels > 0] for image, labels in scans])
     low, high = np.percentile(values, (0.5, 99.5))
     return {
         "mean": float(values.mean()),
@@ -93,18 +120,9 @@ def _statistics(values: NDArray[np.float32]) -> dict[str, float]:
     }
 
 
-def _patients(preset: Preset) -> tuple[_Patients, dict[str, float]]:
-    training = preset.training
-    drawn = [training_phantom(seed, training.shape, preset.network.spacing_mm) for seed in range(training.phantoms)]
-    statistics = _statistics(np.concatenate([image[labels > 0] for image, labels in drawn]))
-    low, high = statistics["percentile_00_5"], statistics["percentile_99_5"]
-    images = [(np.clip(image, low, high) - statistics["mean"]) / statistics["std"] for image, _ in drawn]
-    return _Patients.of([image.astype(np.float32) for image in images], [labels for _, labels in drawn]), statistics
-
-
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross entropy and Dice of each class."""
-    target = functional.one_hot(labels, len(CLASSES) + 1).movedim(-1, 1)[:, 1:].to(logits.dtype)
+    target = functional.one_hot(labels, logits.shape[1] + 1).movedim(-1, 1)[:, 1:].to(logits.dtype)
     axes = (0, 2, 3, 4)
     probability = torch.sigmoid(logits)
     overlap, sizes = (probability * target).sum(axes), (probability + target).sum(axes)
@@ -113,15 +131,32 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy + 1 - dice[target.sum(axes) > 0].mean()
 
 
-def _fit(network: nn.Module, patients: _Patients, preset: Preset, device: torch.device) -> None:
+def fit(plans: Mapping[str, Any], patients: Patients, phases: Sequence[Phase], threads: int) -> nn.Module:
+    """Trains a network with sigmoid heads.
+
+    Args:
+        plans: Of the network.
+        patients: To train on.
+        phases: One after the other.
+        threads: On the CPU.
+
+    Returns:
+        The network, on the device that it was trained on: the GPU if there is one.
+    """
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    network = build_network(plans, patients.classes).to(device)
+    set_head_prior(network, _HEAD_PRIOR)
     network.to(memory_format=torch.channels_last_3d)  # less than half the time in bfloat16 on a CPU
-    for number, phase in enumerate(preset.training.phases):
+    for number, phase in enumerate(phases):
         print(f"  patches of {phase.patch}", file=sys.stderr)
         _fit_phase(network, patients, phase, np.random.default_rng(number), device)
+    return network
 
 
 def _fit_phase(
-    network: nn.Module, patients: _Patients, phase: Phase, rng: np.random.Generator, device: torch.device
+    network: nn.Module, patients: Patients, phase: Phase, rng: np.random.Generator, device: torch.device
 ) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=phase.learning_rate)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, phase.iterations, _DECAY)
@@ -142,10 +177,11 @@ def _fit_phase(
             print(f"  iteration {iteration}/{phase.iterations}, loss {loss:.3f}, {seconds:.0f} s", file=sys.stderr)
 
 
-def _feature_means(network: Any, patients: _Patients, preset: Preset, device: torch.device) -> Tensor:
+def _feature_means(network: Any, patients: Patients, preset: Preset) -> Tensor:
     """Mean input of the last layer in voxels of each class."""
     seen: list[Tensor] = []
     last = network.decoder.seg_layers[-1]
+    device = last.weight.device
     hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     sums = torch.zeros((len(CLASSES) + 1, last.in_channels))
     counts = torch.zeros(len(CLASSES) + 1)
@@ -178,14 +214,11 @@ def train(folder: Path, preset: Preset, threads: int) -> Trained:
         if content["settings"] == settings:
             return Trained(read_weights(weights_path), content["statistics"], read_weights(features_path)["means"])
     print("training the network", file=sys.stderr)
-    torch.set_num_threads(threads)
-    patients, statistics = _patients(preset)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    network = build_network(make_plans(preset.network, statistics), len(CLASSES)).to(device)
-    set_head_prior(network, _HEAD_PRIOR)
-    _fit(network, patients, preset, device)
-    means = _feature_means(network.eval(), patients, preset, device)
+    training = preset.training
+    scans = [training_phantom(seed, training.shape, preset.network.spacing_mm) for seed in range(training.phantoms)]
+    patients, statistics = Patients.of(scans, len(CLASSES)), intensity_statistics(scans)
+    network = fit(make_plans(preset.network, statistics), patients, training.phases, threads)
+    means = _feature_means(network.eval(), patients, preset)
     for path, tensors in ((weights_path, network.cpu().state_dict()), (features_path, {"means": means})):
         with atomic_path(path) as temporary:
             write_weights(temporary, tensors)

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--sampling",
         nargs="+",
         metavar="NAME",
-        help="samplings of these methods (default: cmd_anywhere; on volumes all of them for shared and ambiguity)",
+        help="samplings of these methods (default: cmd_anywhere; of shared and ambiguity on phantoms and real all)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="seeds (default: 0 1 2)")
     parser.add_argument("--iterations", type=int, help="iterations a training (default: the preset's)")

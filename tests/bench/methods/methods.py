@@ -1,8 +1,8 @@
 """The methods that are compared: the recipes of the trainers, and variations that a publication or a baseline needs.
 
-Of a recipe the benchmark takes loss, heads, label space, positive weights and implied negatives. Sampling, initial
-weights and schedule are the benchmark's, the same for all, so that they explain no difference. Sigmoid heads start at
-the default trainer's probability, whatever the recipe says.
+Of a recipe the benchmark takes loss, heads, label space, slices, optional classes, positive weights and implied
+negatives. Sampling, initial weights and schedule are the benchmark's, the same for all, so that they explain no
+difference. Sigmoid heads start at the default trainer's probability, whatever the recipe says.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ _WITHOUT_ENTROPY = replace(
     sampling=replace(_AMBIGUITY.sampling, unlabelled_share=0.0),
 )
 
+_BY_SLICES = replace(_WITHOUT_ENTROPY, slices="axial")
 _PAPERS_SMOOTHING = replace(_AMBIGUITY, loss=partial(_AMBIGUITY.loss, smoothing=1.0))
 
 METHODS: dict[str, Method] = {
@@ -103,7 +104,11 @@ METHODS: dict[str, Method] = {
     "leaf_dice": Method("leaf-Dice", PartialLabelTrainerLeafDice.recipe),
     "ambiguity": Method("ambiguity-aware losses", _AMBIGUITY),
     "ambiguity_no_entropy": Method("ambiguity-aware losses, no entropy", _WITHOUT_ENTROPY),
+    "ambiguity_slices": Method("ambiguity-aware losses, no entropy, slice by slice", _BY_SLICES),
     "ambiguity_smoothing": Method("ambiguity-aware losses, Dice smoothing 1", _PAPERS_SMOOTHING),
     "full_sigmoid": Method("fully labelled, sigmoid", _DEFAULT, fully_labelled=True),
     "full_softmax": Method("fully labelled, softmax", _AMBIGUITY, fully_labelled=True),
+    "full_marginal": Method(
+        "fully labelled, softmax, no entropy", PartialLabelTrainerMarginal.recipe, fully_labelled=True
+    ),
 }

@@ -16,11 +16,12 @@ from nnunet_partial.labels import PartialLabels
 from nnunet_partial.losses import positive_weights_of
 from nnunet_partial.training import Recipe
 from nnunet_partial.training.head_prior import set_head_prior
+from nnunet_partial.training.slice_axes import SLICES
 from tests.bench.methods.collection import Case
 from tests.bench.methods.patches import PatchStream, voxel_counts
 from tests.bench.methods.presets import Preset
 
-__all__ = ["logits_of", "make_network", "train"]
+__all__ = ["logits_of", "make_loss", "make_network", "train"]
 
 _SMALLEST_FEATURE_MAP = 4
 _LARGEST_GRADIENT = 12.0  # nnU-Net's
@@ -65,12 +66,25 @@ def make_network(inputs: int, channels: int, patch: Sequence[int], preset: Prese
     return network
 
 
-def _loss(recipe: Recipe, labels: PartialLabels, cases: Sequence[Case], table: NDArray[Any]) -> nn.Module:
+def make_loss(recipe: Recipe, labels: PartialLabels, cases: Sequence[Case], table: NDArray[Any]) -> nn.Module:
+    """The loss of a recipe.
+
+    Args:
+        recipe: Which one, and its options.
+        labels: The label space that is trained.
+        cases: Training cases.
+        table: What each case knows, of the recipe's heads.
+    """
     options: dict[str, Any] = {}
     if recipe.positive_weights:
         names = [case.name for case in cases]
         counts = voxel_counts(cases, table.shape[1]).matrix(names)
         options["positive_weights"] = positive_weights_of(counts, table[[labels.row_of(n) for n in names]]).tolist()
+    if recipe.slices:
+        options["slice_axis"] = SLICES[recipe.slices]  # axes of cases are those of the body
+    if recipe.optional:
+        channels = recipe.heads.channels(labels)
+        options["optional"] = [channels.index(name.strip()) for name in recipe.optional.split(",")]
     return recipe.loss(**options)
 
 
@@ -103,7 +117,7 @@ def train(
         set_head_prior(network, recipe.head_prior)
     network.to(device, memory_format=torch.channels_last_3d)
     table = recipe.heads.table(labels, recipe.implied_negatives)
-    loss = _loss(recipe, labels, cases, table).to(device)
+    loss = make_loss(recipe, labels, cases, table).to(device)
     stream = PatchStream(cases, labels, recipe.sampling, patch, seed)
     optimizer = torch.optim.AdamW(network.parameters(), preset.learning_rate, weight_decay=preset.weight_decay)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, preset.iterations, _DECAY)

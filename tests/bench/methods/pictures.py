@@ -16,6 +16,7 @@ from nnunet_partial.atomic import atomic_path
 from nnunet_partial.evaluation import save_overlay
 from tests.bench.methods.frame_overlay import save_frame_overlay
 from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
+from tests.bench.methods.mixes import MIXES
 from tests.bench.methods.orderings import MEAN, score_of
 from tests.bench.methods.results import Results, RunKey
 from tests.bench.methods.scores import unit_of
@@ -24,7 +25,7 @@ __all__ = ["save_overlays", "save_plot"]
 
 _SHOWN_VOLUMES = ("naive", "multitalent", "shared", "ambiguity", "full_sigmoid")
 _SHOWN = {
-    "phantoms": _SHOWN_VOLUMES,
+    **dict.fromkeys(MIXES, _SHOWN_VOLUMES),
     "real": _SHOWN_VOLUMES,
     "frames": ("naive", "shared", "implicit", "implicit_calibrated", "per_class", "full_sigmoid"),
 }

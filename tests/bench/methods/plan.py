@@ -23,8 +23,8 @@ _USUAL_SAMPLING = "cmd_anywhere"
 _SAMPLED_METHODS = ("shared", "ambiguity")
 # positive weights are counted in whole volumes: they fit patches that lie anywhere
 _OTHER_PAIRS = (("implicit", "uniform"), ("implicit_masked", "uniform"))
-# a patch is a whole frame: samplings hardly differ
-_ONE_SAMPLING = ("frames",)
+# of frames a patch is the whole, where samplings hardly differ; single kinds compare methods only
+_ALL_SAMPLINGS = ("phantoms", "real")
 _SAMPLINGS = ("multitalent", "uniform", "mdc", "cmd", "cmd_anywhere")
 
 
@@ -59,7 +59,7 @@ def planned(
         RunKey(name, *pair, seed)
         for name in used
         for seed in dict.fromkeys(seeds)
-        for pair in _pairs(chosen, samplings or ((_USUAL_SAMPLING,) if name in _ONE_SAMPLING else None))
+        for pair in _pairs(chosen, samplings or (None if name in _ALL_SAMPLINGS else (_USUAL_SAMPLING,)))
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tests.bench.methods.mixes import MIXES
+
 __all__ = ["COLLECTIONS", "PRESETS", "Preset"]
 
 
@@ -39,6 +41,7 @@ class Preset:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
+_KINDS = tuple(name for name in MIXES if name != "phantoms")
 _CPU = Preset(
     shape=(60, 44, 40),
     voxel_mm=5.0,
@@ -63,6 +66,7 @@ _GPU = Preset(
 PRESETS: dict[str, dict[str, Preset]] = {
     "cpu": {
         "phantoms": _CPU,
+        **dict.fromkeys(_KINDS, replace(_CPU, iterations=1500)),
         "real": replace(_CPU, shape=(0, 0, 0), voxel_mm=3.0, patch=(40, 40, 8)),
         # whole frames, as Jenke et al. trained: an eighth of their 512 x 640 pixels
         "frames": replace(
@@ -76,7 +80,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         ),
     },
     "gpu": {
-        "phantoms": _GPU,
+        **dict.fromkeys(("phantoms", *_KINDS), _GPU),
         "real": replace(_GPU, shape=(0, 0, 0), voxel_mm=3.0, patch=(96, 96, 8)),
         "frames": replace(_GPU, shape=(1, 128, 160), voxel_mm=1.0, patch=(1, 128, 160), batch_size=12),
     },

@@ -12,6 +12,7 @@ from nnunet_partial.atomic import write_text
 from tests.bench.methods.collection import SizeUnit
 from tests.bench.methods.comparison import MeanSpread, mean_spread
 from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
+from tests.bench.methods.mixes import MIXES
 from tests.bench.methods.orderings import FOCUS, MEAN, checked, score_of
 from tests.bench.methods.pictures import save_overlays, save_plot
 from tests.bench.methods.results import Results, RunKey
@@ -20,8 +21,7 @@ from tests.bench.methods.scores import unit_of
 __all__ = ["Row", "table_rows", "write_report"]
 
 _ABOUT = {
-    "phantoms": "Hard phantoms: eight partly labelled sources of unequal size and one without labels. The held-out "
-    "cases are other patients, with everything labelled.",
+    **{name: f"Hard phantoms. {mix.about} The held-out cases are other patients." for name, mix in MIXES.items()},
     "real": "Slabs of one patient's CT with different protocols, and three further patients. Scored on the classes "
     "that were hidden in each slab: this shows how partial labels come together, and says nothing about other "
     "patients.",

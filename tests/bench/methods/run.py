@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nnunet_partial.training import Recipe
 from tests.bench.methods import frame_collection, phantom_collection, real_collection
 from tests.bench.methods.collection import Case, Collection
 from tests.bench.methods.methods import METHODS, Method
+from tests.bench.methods.mixes import MIXES
 from tests.bench.methods.network import logits_of, train
 from tests.bench.methods.prediction import DECODINGS, ChannelLogits, class_masks_of
 from tests.bench.methods.presets import Preset
@@ -29,8 +31,13 @@ from tests.bench.methods.scores import dice_of_case, false_positives, mean_dice
 
 __all__ = ["Job", "execute", "network_parts", "settings_of"]
 
-_COLLECTIONS = {
-    "phantoms": (phantom_collection.phantom_collection, phantom_collection.describe),
+_Make = tuple[Callable[[int, Preset], Collection], Callable[[], str]]
+
+_COLLECTIONS: dict[str, _Make] = {
+    **{
+        name: (partial(phantom_collection.phantom_collection, name=name), partial(phantom_collection.describe, name))
+        for name in MIXES
+    },
     "real": (real_collection.real_collection, real_collection.describe),
     "frames": (frame_collection.frame_collection, frame_collection.describe),
 }
