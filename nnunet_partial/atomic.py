@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_folder", "atomic_path", "write_json", "write_text"]
+__all__ = ["atomic_folder", "atomic_path", "leftovers", "remove_leftover", "write_json", "write_text"]
 
 _DIGITS = 16
+_TEMPORARY = re.compile(rf"\.\d{{{_DIGITS}}}\.(?P<target>.+)")
 
 
 @contextmanager
@@ -69,6 +71,35 @@ def _beside(target: Path) -> Path:
     containers that share a folder have the same ones.
     """
     return target.with_name(f".{secrets.randbelow(10**_DIGITS):0{_DIGITS}d}.{target.name}")
+
+
+def leftovers(folder: Path) -> dict[str, list[Path]]:
+    """Temporary files and folders in a folder: of processes that are writing, and of those that were killed.
+
+    Args:
+        folder: The folder; it may be missing.
+
+    Returns:
+        Name of the target to its temporary files and folders.
+    """
+    found: dict[str, list[Path]] = {}
+    try:
+        paths = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for path in paths:
+        match = _TEMPORARY.fullmatch(path.name)
+        if match:
+            found.setdefault(match["target"], []).append(path)
+    return found
+
+
+def remove_leftover(path: Path) -> None:
+    """Removes a temporary file or folder, if it is still there. The caller knows that nobody is writing it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

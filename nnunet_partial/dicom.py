@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nnunet_partial.errors import VolumeError
 
-__all__ = ["holds_dicom", "read_series"]
+__all__ = ["holds_dicom", "is_dicom", "read_series"]
 
 _PREAMBLE_BYTES = 128
 _POSITION, _ORIENTATION, _DESCRIPTION = "0020|0032", "0020|0037", "0008|103e"
@@ -22,18 +22,40 @@ _ROUNDING_MM = 0.01
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether any file in a folder, or in the folders in it, is a DICOM file."""
-    return any(_is_dicom(path) for path in _files(folder))
+    """Whether any file in a folder, or in the folders in it, is a DICOM file; hidden files are left out.
+
+    Raises:
+        VolumeError: None is among those that can be read, but a file or a folder cannot be read.
+    """
+    unreadable: list[VolumeError] = []
+    for path in _files(folder, unreadable):
+        try:
+            if is_dicom(path):
+                return True
+        except VolumeError as error:
+            unreadable.append(error)
+    if unreadable:
+        raise unreadable[0]
+    return False
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Without hidden ones, in which some systems keep notes beside each file."""
-    for parent, folders, names in os.walk(folder):
+def _files(folder: Path, unreadable: list[VolumeError]) -> Iterator[Path]:
+    """Without hidden ones, in which some systems keep notes beside each file; folders that cannot be read are added."""
+
+    def note(error: OSError) -> None:
+        unreadable.append(VolumeError(f"{error.filename}: cannot be read ({error.strerror})"))
+
+    for parent, folders, names in os.walk(folder, onerror=note):
         folders.sort()
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file is a DICOM file by its first bytes; the index of a medium, DICOMDIR, does not count.
+
+    Raises:
+        VolumeError: It cannot be read.
+    """
     try:
         with path.open("rb") as file:
             file.seek(_PREAMBLE_BYTES)
@@ -77,7 +99,11 @@ def read_series(folder: Path, uid: str | None = None) -> tuple[Any, tuple[Path, 
 def _only_series(folder: Path, uid: str | None) -> tuple[str, ...]:
     import SimpleITK as sitk
 
-    slices = [path for path in _files(folder) if _is_dicom(path)]
+    unreadable: list[VolumeError] = []
+    files = list(_files(folder, unreadable))
+    slices = [path for path in files if is_dicom(path)]
+    if unreadable:
+        raise unreadable[0]
     series: dict[str, tuple[str, ...]] = {}
     for parent in sorted({path.parent for path in slices}):
         for found in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(parent)):
@@ -85,7 +111,7 @@ def _only_series(folder: Path, uid: str | None) -> tuple[str, ...]:
     if uid is not None:
         series = {found: names for found, names in series.items() if found == uid}
     known = {Path(name) for names in series.values() for name in names}
-    damaged = [] if uid else [path for path in slices if path not in known]
+    damaged = [] if uid else [path for path in slices if path not in known] + _emptied(files, slices)
     if damaged:
         raise VolumeError(
             f"{folder}: {len(damaged)} DICOM file(s) cannot be read, such as {damaged[0].name}; damaged or cut short? "
@@ -102,6 +128,12 @@ def _only_series(folder: Path, uid: str | None) -> tuple[str, ...]:
             f"{folder}: expected one DICOM series, found {len(series)}; put the wanted one in its own folder:{listed}"
         )
     return next(iter(series.values()))
+
+
+def _emptied(files: Sequence[Path], slices: Sequence[Path]) -> list[Path]:
+    """Files of 0 bytes that were slices, by their ending: the last one of a series would not be missed otherwise."""
+    endings = {path.suffix.lower() for path in slices}
+    return [path for path in files if path.suffix.lower() in endings and path.stat().st_size == 0]
 
 
 def _series_files(folder: Path, uid: str) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nnunet_partial.errors import PartialError
+from nnunet_partial.process_limits import processors
 
 __all__ = ["default_processes", "for_each_case"]
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 def default_processes() -> int:
     """At most eight, and no more than this process may use."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return min(8, processors())
 
 
 def for_each_case(

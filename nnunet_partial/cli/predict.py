@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     prediction.add_argument("--compile", action="store_true", help="compile the network (PyTorch)")
     _add_output(parser)
+    _add_without_meaning(parser)
     add_version(parser)
     return parser
 
@@ -68,9 +69,28 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write the probability of each class, 0 to 255, to CASE_probabilities/CLASS.ending",
     )
-    output.add_argument("--continue_prediction", action="store_true", help="skip cases whose output exists")
+    output.add_argument(
+        "--continue_prediction",
+        action="store_true",
+        help="skip cases whose output exists; refused where prediction.json tells of another model or other settings. "
+        "Without it, a process makes every output anew that was there when the process started, another process's too: "
+        "of processes that predict one folder, give it to those that may start later",
+    )
     output.add_argument("-num_parts", type=int, default=1, metavar="N", help="deal the cases out to N jobs")
     output.add_argument("-part_id", type=int, default=0, metavar="K", help="which of them this is, from 0")
+
+
+def _add_without_meaning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "flags of nnUNetv2_predict",
+        "accepted, so that its command lines need another name only; without effect, but for the last one",
+    )
+    group.add_argument("--disable_progress_bar", action="store_true", help="there is none: a line a case is printed")
+    group.add_argument("--verbose", action="store_true", help="there is no more to tell")
+    group.add_argument("--not_on_device", action="store_true", help="the logits of a whole image never are")
+    for flag, work in (("-npp", "reads and preprocesses"), ("-nps", "writes")):
+        group.add_argument(flag, type=int, metavar="N", help=f"has no meaning here: no other process {work}")
+    group.add_argument("-prev_stage_predictions", metavar="FOLDER", help="refused: cascades cannot be predicted")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     check_model(parser, arguments)
+    if arguments.prev_stage_predictions is not None:
+        parser.error("-prev_stage_predictions: cascades cannot be predicted here; use nnUNetv2_predict for this model")
     if arguments.protocol is not None and arguments.output != "labels":
         parser.error("--protocol gives label maps; leave out --output")
     with ended_in_order():
@@ -119,9 +141,15 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
     plan = plan_of(model, arguments.f, arguments.chk, arguments.trust_checkpoint)
     record: dict[str, object] = {
         "command": shlex.join(["nnUNetv2_partial_predict", *command]),
-        "model": str(model),
         "nnunet_partial": __version__,
+        "settings": _settings(arguments, model),
     }
     predicted = predict_folder(job, plan, load, output_console(), record)
     output_console().print(f"{len(predicted)} cases predicted", highlight=False)
     return 0
+
+
+def _settings(arguments: argparse.Namespace, model: Path) -> dict[str, object]:
+    """What predictions of one folder have in common: not how they are computed, but what comes out."""
+    chosen = ("f", "chk", "mode", "step_size", "disable_tta", "precision", "protocol", "modality")
+    return {"model": str(model.resolve()), **{name: getattr(arguments, name) for name in chosen}}

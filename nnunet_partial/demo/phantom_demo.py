@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from nnunet_partial.demo.pipeline import NetworkSize, Pipeline
 from nnunet_partial.labels import load_dataset_json
 from nnunet_partial.labels.merge_file import MergeFile
 from nnunet_partial.phantoms import PROTOCOLS, PhantomOptions, write_source, write_test_cases
+from nnunet_partial.process_limits import processors
 from nnunet_partial.volumes import read_label_map, read_volume
 
 __all__ = ["DEMO_SIZE", "MERGE_FILE", "run_phantom_demo"]
@@ -85,7 +85,7 @@ def run_phantom_demo(
         PartialError: A step failed.
     """
     console = console or Console()
-    pipeline = Pipeline(folder, device, processes or min(4, os.cpu_count() or 1), console)
+    pipeline = Pipeline(folder, device, processes or min(4, processors()), console)
     console.print("Phantoms of four partly labelled sources, some unlabelled scans, and held-out test cases")
     for protocol, dataset_id, name, seeds in _SOURCES:
         write_source(pipeline.raw, dataset_id, PROTOCOLS[protocol], seeds, name=name, **PHANTOM)

@@ -6,17 +6,24 @@ import contextlib
 import errno
 import fcntl
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_partial.errors import PartialError
 
-__all__ = ["claimed"]
+__all__ = ["claimed", "has_locks", "reserved"]
 
 _FOLDER = ".claims"
+_CLAIM, _RESERVATION = ".lock", ".reading"
 _ATTEMPTS = 1000
 _VANISHED = (errno.ENOENT, errno.ESTALE)
 """What the system says of a file that somebody removed; the second one if it was on another machine."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system says that knows no locks, such as some network ones."""
+
+_lockless: set[Path] = set()
+"""Output folders that turned out to be on such a file system."""
 
 
 @contextlib.contextmanager
@@ -26,6 +33,8 @@ def claimed(output: Path, case: str) -> Iterator[bool]:
     A claim is a lock on a file in a hidden folder of the output: the system gives it to one process at a time, on
     one machine or several that share the folder, and takes it back when the process ends, however that happens.
     The file is removed at the end of the block, and the folder with the last file.
+
+    On a file system without locks each process gets every claim, and the first one warns.
 
     Args:
         output: Output folder, which exists.
@@ -37,14 +46,61 @@ def claimed(output: Path, case: str) -> Iterator[bool]:
     Raises:
         PartialError: The file cannot be made or locked.
     """
-    path = output / _FOLDER / f"{case}.lock"
+    with _held(output, f"{case}{_CLAIM}") as is_mine:
+        yield is_mine
+
+
+@contextlib.contextmanager
+def reserved(output: Path, case: str) -> Iterator[bool]:
+    """Reserves a case that is to be read ahead while the block runs.
+
+    A reservation tells other processes that they need not read the case, too. It is no claim: a process with nothing
+    else to do may claim the case all the same.
+
+    Args:
+        output: Output folder, which exists.
+        case: The case.
+
+    Yields:
+        Whether it is this process's; if not, another one has reserved or claimed the case.
+
+    Raises:
+        PartialError: The file cannot be made or locked.
+    """
+    with _held(output, f"{case}{_RESERVATION}") as is_mine:
+        yield is_mine and _is_free(output, case)
+
+
+def _is_free(output: Path, case: str) -> bool:
+    with claimed(output, case) as is_mine:
+        return is_mine
+
+
+def has_locks(output: Path) -> bool:
+    """Whether claims keep processes apart, as far as is known: the first claim shows."""
+    return output not in _lockless
+
+
+@contextlib.contextmanager
+def _held(output: Path, name: str) -> Iterator[bool]:
+    if not has_locks(output):
+        yield True
+        return
+    path = output / _FOLDER / name
     try:
         descriptor = _lock(path)
     except OSError as error:
-        raise PartialError(
-            f"{path}: the case cannot be claimed ({error.strerror}); expected an output folder with room, that may be "
-            "written to, on a file system with locks"
-        ) from error
+        if error.errno not in _NO_LOCKS:
+            raise PartialError(
+                f"{path}: the case cannot be claimed ({error.strerror}); expected an output folder with room, that may "
+                "be written to"
+            ) from error
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+        _go_without_locks(output, error)
+        yield True
+        return
     if descriptor is None:
         yield False
         return
@@ -57,6 +113,16 @@ def claimed(output: Path, case: str) -> Iterator[bool]:
         os.close(descriptor)
         with contextlib.suppress(OSError):  # not empty, or somebody else was first
             path.parent.rmdir()
+
+
+def _go_without_locks(output: Path, error: OSError) -> None:
+    if has_locks(output):  # only the first of several threads warns
+        _lockless.add(output)
+        warnings.warn(
+            f"{output}: its file system has no locks ({error.strerror}): processes that predict this folder at the "
+            "same time would predict the same cases, unless each has its share by -num_parts and -part_id",
+            stacklevel=2,
+        )
 
 
 def _lock(path: Path) -> int | None:

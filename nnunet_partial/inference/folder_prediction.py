@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
+import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +18,8 @@ from rich.text import Text
 
 from nnunet_partial.atomic import atomic_folder, write_json
 from nnunet_partial.errors import PartialError, ProblemsError
-from nnunet_partial.inference.claims import claimed
+from nnunet_partial.inference.case_outputs import CaseOutputs
+from nnunet_partial.inference.claims import claimed, has_locks, reserved
 from nnunet_partial.inference.model.modality_rules import (
     NORMALISED,
     chosen_modalities,
@@ -26,7 +30,7 @@ from nnunet_partial.inference.model.plan import PredictionPlan
 from nnunet_partial.inference.predictor import Predictor
 from nnunet_partial.inference.reading.case_files import cases_of_folder
 from nnunet_partial.inference.reading.image_reader import Image, read_image
-from nnunet_partial.inference.reading.prefetch import Fetched, Prefetcher
+from nnunet_partial.inference.reading.prefetch import Prefetcher
 from nnunet_partial.inference.writing.label_writer import (
     output_ending,
     write_class_files,
@@ -61,7 +65,7 @@ class Job:
         probabilities: Also write the probability of each class, in 8 bits, to CASE_probabilities/CLASS.ending.
         parts: Number of parts that the cases are dealt out to.
         part: This one, from 0.
-        resumes: Skip cases whose output exists.
+        resumes: Skip cases whose output exists when the process starts.
         modalities: Modality of all images, or case to modality, where the model normalises by modality; 'normalised'
             for images of `nnUNetv2_partial_normalize`.
     """
@@ -134,67 +138,102 @@ def predict_cases(
 ) -> list[str]:
     """Predicts all cases of a job. The next image is read while one is predicted, and the first one during `ready`.
 
+    Several processes may work on one job. A case goes to one of them; what another process finished is left alone
+    where the job resumes, or if that was after this process listed the outputs, at its start. Other outputs are made
+    anew.
+
     Args:
         job: What.
         plan: What images must be like.
         ready: Gives what predicts an image, its modality normalised, and writes the outputs of its case; called once,
             and only if there is something to do.
         console: For progress.
-        record: How the prediction was made, kept as prediction.json in the output folder.
+        record: How the prediction was made, kept as prediction.json in the output folder. Its 'settings', a
+            dictionary, are what a job that resumes must have in common with the one before.
 
     Returns:
         The cases that this process predicted.
 
     Raises:
-        PartialError: The folder of images is empty, modalities do not fit the model, or the output cannot be written.
+        PartialError: The folder of images is empty or cannot be read, modalities do not fit the model, the output
+            cannot be written or would replace an image, or it holds predictions with other settings and the job
+            resumes.
         ProblemsError: Cases failed, or their files are not complete; the others are done.
     """
     job.check()
-    found = cases_of_folder(job.images, plan.file_ending, len(plan.channel_names))
+    found = cases_of_folder(job.images, plan.file_ending, len(plan.channel_names), output=job.output)
     rules = model_rules(plan.dataset_json)
     modalities = chosen_modalities(rules, job.images, found.files, job.modalities)
     mine = dict(list(found.files.items())[job.part :: job.parts])
     problems = list(found.problems[job.part :: job.parts])
+    _check_images_stay(job, found.files, plan)
+    if job.resumes:
+        _check_record(job.output / RECORD, record)
     _prepare_output(job, plan, record)
-    began = time.time()
-    waiting = [case for case in mine if not (job.resumes and _is_done(job, case, plan))]
+    outputs = CaseOutputs(mine, lambda case: _alternatives(job, case, plan))
+    waiting = [case for case in mine if not (job.resumes and outputs.is_done(case))]
+    for folder in found.left_out:
+        console.print(Text(f"left out: {folder}"))
     console.print(Text(_summary(len(found.files), len(mine), len(waiting), len(problems), job)))
     total = len(waiting) + len(problems)
     predicted: list[str] = []
-
-    def read(case: str) -> Image:
-        return _read(mine[case], plan, rules, modalities[case])
-
     if waiting:
-        with Prefetcher(waiting, read) as images:
-            predict = ready()
-            for number, fetched in enumerate(images, start=1):
-                start = time.perf_counter()
-                try:
-                    is_mine = _predict_unclaimed(fetched, job, plan, predict, began)
-                except Exception as error:  # of a case, whatever the libraries raise: the others are done all the same
-                    problems.append(f"{fetched.item}: {_described(error)}")
-                    outcome = "failed"
-                else:
-                    predicted += [fetched.item] * is_mine
-                    outcome = f"{time.perf_counter() - start:.1f} s" if is_mine else "another process has it"
-                fetched.discard()
-                console.print(Text(f"{number}/{len(waiting)} {fetched.item}: {outcome}"))
+        work = _Work(job.output, outputs, lambda case: _read(mine[case], plan, rules, modalities[case]), console)
+        predicted = work.predict(waiting, ready, problems)
     if problems:
         raise ProblemsError(f"{len(problems)} of {total} cases could not be predicted", problems)
     return predicted
 
 
-def _predict_unclaimed(
-    fetched: Fetched[str, Image], job: Job, plan: PredictionPlan, predict: Predict, began: float
-) -> bool:
-    """Predicts a case; says False where that is or was another process's."""
-    case = fetched.item
-    with claimed(job.output, case) as is_mine:
-        if not is_mine or _is_done(job, case, plan, after=began):
-            return False
-        predict(fetched.take(), case)
-        return True
+@dataclass(frozen=True)
+class _Work:
+    """The cases of one process, of which others may share some."""
+
+    output: Path
+    outputs: CaseOutputs
+    read: Callable[[str], Image]
+    console: Console
+
+    def predict(self, waiting: Sequence[str], ready: Callable[[], Predict], problems: list[str]) -> list[str]:
+        """Predicts cases; returns those that this process predicted, and adds what is wrong with others."""
+        predicted: list[str] = []
+        with Prefetcher(waiting, self.read, self._reserve) as images:
+            predict = ready()
+            for number, (case, image) in enumerate(self._turns(images), start=1):
+                start = time.perf_counter()
+                try:
+                    is_mine = self._predict_unclaimed(case, image, predict)
+                except Exception as error:  # of a case, whatever the libraries raise: the others are done all the same
+                    problems.append(f"{case}: {_described(error)}")
+                    outcome = "failed"
+                else:
+                    predicted += [case] * is_mine
+                    outcome = f"{time.perf_counter() - start:.1f} s" if is_mine else "another process has it"
+                self.console.print(Text(f"{number}/{len(waiting)} {case}: {outcome}"))
+        return predicted
+
+    def _turns(self, images: Prefetcher[str, Image]) -> Iterator[tuple[str, Callable[[], Image]]]:
+        """The cases, each with its image: those of others last, if these were reserved only, or failed."""
+        for fetched in images:
+            yield fetched.item, fetched.take
+        for case in images.passed_over:
+            yield case, functools.partial(self.read, case)
+
+    @contextlib.contextmanager
+    def _reserve(self, case: str) -> Iterator[bool]:
+        """Keeps other processes from reading a case as well; says False where it is or was theirs."""
+        with reserved(self.output, case) as is_mine:
+            yield is_mine and not self.outputs.is_new(case)
+
+    def _predict_unclaimed(self, case: str, image: Callable[[], Image], predict: Predict) -> bool:
+        """Predicts a case; says False where that is or was another process's."""
+        with claimed(self.output, case) as is_mine:
+            if not is_mine or self.outputs.is_new(case):
+                return False
+            if has_locks(self.output):
+                self.outputs.remove_leftovers(case)
+            predict(image(), case)
+            return True
 
 
 def _described(error: Exception) -> str:
@@ -223,12 +262,43 @@ def _prepare_output(job: Job, plan: PredictionPlan, record: dict[str, object]) -
         raise PartialError(f"{job.output}: the output folder cannot be written ({error.strerror})") from error
 
 
-def _is_done(job: Job, case: str, plan: PredictionPlan, after: float | None = None) -> bool:
-    """Whether the outputs of a case are there; written since a time, if one is given."""
-    return any(
-        all(path.exists() and (after is None or path.stat().st_mtime >= after) for path in job.outputs(case, ending))
-        for ending in (plan.file_ending, ".nii.gz")  # of a DICOM series
-    )
+def _alternatives(job: Job, case: str, plan: PredictionPlan) -> list[list[Path]]:
+    """What must be there for a case to count as finished: with the model's ending, or with that of a DICOM series."""
+    return [job.outputs(case, ending) for ending in dict.fromkeys((plan.file_ending, ".nii.gz"))]
+
+
+def _check_images_stay(job: Job, files: Mapping[str, Sequence[Path]], plan: PredictionPlan) -> None:
+    """Refuses outputs that would take the place of an image, as `-i a.nii.gz -o .` would have it."""
+    here = job.output.resolve()
+    beside = {path.parent for paths in files.values() for path in paths}
+    if all(folder.resolve() != here for folder in beside):
+        return
+    images = {path.resolve() for paths in files.values() for path in paths}
+    for case in files:
+        for path in itertools.chain(*_alternatives(job, case, plan)):
+            if path.resolve() in images:
+                raise PartialError(f"{path}: a prediction would replace this image; give another folder with -o")
+
+
+def _check_record(path: Path, record: Mapping[str, object]) -> None:
+    """Refuses to go on in an output folder that was made otherwise: what lies there would be taken for finished."""
+    wanted = record.get("settings")
+    if not isinstance(wanted, dict) or not path.is_file():
+        return
+    otherwise = "give another folder with -o, or predict all cases again, without --continue_prediction"
+    try:
+        before = json.loads(path.read_text("utf-8"))
+        known = before["settings"]
+        differing = [key for key, value in json.loads(json.dumps(wanted)).items() if known.get(key) != value]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PartialError(
+            f"{path}: expected how the predictions in this folder were made, found none of it; {otherwise}"
+        ) from error
+    if differing:
+        key = differing[0]
+        raise PartialError(
+            f"{path}: the folder holds predictions with '{key}' {known.get(key)}, now it is {wanted[key]}; {otherwise}"
+        )
 
 
 def _read(files: Sequence[Path], plan: PredictionPlan, rules: Mapping[str, Rule], modality: str | None) -> Image:

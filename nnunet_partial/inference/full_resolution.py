@@ -1,10 +1,12 @@
-"""Channel by channel at the resolution of the image: what needs every interpolated logit, probabilities for instance.
+"""At the resolution of the image, what needs every interpolated logit: probabilities, and labels where logits are
+resampled by other than linear kernels.
 
-Slower than `label_export` by far; memory is a few volumes of one channel.
+Slower than `label_export` by far. Probabilities take a few volumes of one channel, labels a slab of one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 
 from nnunet_partial.inference.model.plan import Decoding, PredictionPlan
 from nnunet_partial.inference.preprocessing import Prepared
-from nnunet_partial.inference.resampling import resample_image
+from nnunet_partial.inference.resampling import VolumeResampler, resample_image
 
-__all__ = ["interpolated_channels", "labels_of_channels", "probabilities_of_channels"]
+__all__ = ["interpolated_channels", "labels_by_slabs", "labels_of_channels", "probabilities_of_channels"]
+
+_SLAB_VOXELS = 1 << 22
 
 FloatArray = NDArray[np.float32]
 
@@ -48,6 +52,36 @@ def interpolated_channels(logits: FloatArray, prepared: Prepared, plan: Predicti
         yield volume
 
 
+def labels_by_slabs(
+    channels: Sequence[FloatArray], prepared: Prepared, plan: PredictionPlan, decoding: Decoding
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Labels from logits that are interpolated slab by slab; what `labels_of_channels` gives, in less memory.
+
+    Args:
+        channels: Logits (Z, Y, X) at the network's resolution.
+        prepared: The image they are of.
+        plan: Says how logits are resampled.
+        decoding: What the channels mean.
+
+    Returns:
+        (Z', Y', X') of the cropped image.
+    """
+    resampler = VolumeResampler.between(
+        plan.logit_resampling, prepared.cropped_shape, prepared.network_spacing_mm, prepared.spacing_mm
+    )
+    axis = resampler.slab_axis
+    limits = [resampler.limits(channel) for channel in channels]
+    # on the way an axis has its size before or after
+    sizes = [max(pair) for pair in zip(channels[0].shape, prepared.cropped_shape, strict=True)]
+    thickness = max(1, _SLAB_VOXELS * sizes[axis] // math.prod(sizes))
+    labels = np.empty(prepared.cropped_shape, _label_type(decoding))
+    for start in range(0, labels.shape[axis], thickness):
+        part = slice(start, start + thickness)
+        slabs = (resampler.resampled(channel, cut, part) for channel, cut in zip(channels, limits, strict=True))
+        labels[(*[slice(None)] * axis, part)] = labels_of_channels(slabs, decoding)
+    return labels
+
+
 def labels_of_channels(channels: Iterable[FloatArray], decoding: Decoding) -> NDArray[np.unsignedinteger[Any]]:
     """Labels from interpolated logits.
 
@@ -55,7 +89,7 @@ def labels_of_channels(channels: Iterable[FloatArray], decoding: Decoding) -> ND
         channels: As `interpolated_channels`.
         decoding: What they mean.
     """
-    dtype = np.uint8 if decoding.foreground_labels < 255 else np.uint16
+    dtype = _label_type(decoding)
     labels: NDArray[np.unsignedinteger[Any]] | None = None
     best: FloatArray | None = None
     for logits, value in zip(channels, decoding.values, strict=True):
@@ -71,6 +105,10 @@ def labels_of_channels(channels: Iterable[FloatArray], decoding: Decoding) -> ND
     if labels is None:
         raise ValueError("channels: expected at least one")
     return labels
+
+
+def _label_type(decoding: Decoding) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if decoding.foreground_labels < 255 else np.uint16
 
 
 def probabilities_of_channels(

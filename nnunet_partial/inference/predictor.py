@@ -16,7 +16,7 @@ from nnunet_partial.inference.backends.backend import Backend, Precision
 from nnunet_partial.inference.boundary_logits import BoundaryLogits
 from nnunet_partial.inference.full_resolution import (
     interpolated_channels,
-    labels_of_channels,
+    labels_by_slabs,
     probabilities_of_channels,
 )
 from nnunet_partial.inference.label_export import Labels, export_labels
@@ -26,6 +26,7 @@ from nnunet_partial.inference.model.plan import Decoding, PredictionPlan
 from nnunet_partial.inference.preprocessing import Prepared, prepare
 from nnunet_partial.inference.resampling import AxisMap
 from nnunet_partial.inference.windows import sliding_logits, window_count
+from nnunet_partial.process_limits import processors
 
 if TYPE_CHECKING:
     from nnunet_partial.inference.protocol_view import ProtocolView
@@ -40,7 +41,10 @@ which costs accuracy at boundaries."""
 
 _STEP: dict[Mode, float] = {"exact": 0.5, "fast": 0.8, "paper": 0.8}
 
+_PLANES_AT_ONCE = 8
+
 FloatArray = NDArray[np.float32]
+_Logits = FloatArray | Iterator[FloatArray]  # (C, Z, Y, X), or blocks of its planes
 Masks = Iterator[tuple[str, NDArray[np.bool_]]]
 
 
@@ -57,7 +61,8 @@ class Predictor:
             checkpoint allows, as in nnU-Net. Names of classes do not matter.
         batch_size: Windows at once.
         threads: For the export of labels.
-        view: Whose label values are written; None for the model's own.
+        view: Whose label values label maps have; None for the model's own. Masks and probabilities are those of the
+            model's classes either way.
     """
 
     plan: PredictionPlan
@@ -68,11 +73,6 @@ class Predictor:
     batch_size: int = 1
     threads: int = 1
     view: ProtocolView | None = None
-
-    @property
-    def decoding(self) -> Decoding:
-        """What the logits that are exported mean."""
-        return self.plan.decoding if self.view is None else self.view.decoding
 
     def __call__(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> Labels:
         """The label map of an image.
@@ -90,7 +90,7 @@ class Predictor:
             PartialError: The image does not fit the model.
         """
         prepared = prepare(image, spacing_mm, self.plan, modality)
-        return prepared.restored(self._labels(prepared, self._logits(prepared), self.decoding), self.plan)
+        return self._label_map(prepared, self._logits(prepared))
 
     def predicted(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> Prediction:
         """A prediction of which more than the label map is wanted; all of its logits are kept.
@@ -145,7 +145,7 @@ class Predictor:
         return window_count(prepared.data.shape[1:], self.plan.patch_size, self.step)
 
     def _logits(self, prepared: Prepared) -> Iterator[FloatArray]:
-        blocks = sliding_logits(
+        return sliding_logits(
             prepared.data,
             self.backend,
             self.plan.patch_size,
@@ -153,30 +153,43 @@ class Predictor:
             mirror_axes=self.plan.mirror_axes if self.mirroring else (),
             batch_size=self.batch_size,
         )
+
+    def _label_map(self, prepared: Prepared, logits: _Logits) -> Labels:
+        """Labels of the whole image, with the values of the view."""
         if self.view is None:
-            return blocks
-        channels = list(self.view.channels)
-        return (block[channels] for block in blocks)
+            return prepared.restored(self._labels(prepared, logits, self.plan.decoding), self.plan)
+        labels = self._labels(prepared, logits, self.view.decoding, self.view.channels)
+        return prepared.restored(labels, self.plan)
 
-    def _labels(self, prepared: Prepared, logits: Iterator[FloatArray], decoding: Decoding) -> Labels:
-        """Labels of the cropped image."""
-        if self.mode == "paper":
-            sizes = zip(prepared.data.shape[1:], prepared.cropped_shape, strict=True)
-            planes, rows, columns = (AxisMap.nearest(size, new_size) for size, new_size in sizes)
-            return export_labels(logits, (planes, rows, columns), decoding, self.threads)
-        maps = prepared.maps(self.plan)
+    def _labels(
+        self, prepared: Prepared, logits: _Logits, decoding: Decoding, channels: Sequence[int] | None = None
+    ) -> Labels:
+        """Labels of the cropped image, from some channels or all of them."""
+        maps = self._maps(prepared)
         if maps is None:
-            stored = _stored(logits, prepared.data.shape[1])
-            return labels_of_channels(interpolated_channels(stored, prepared, self.plan), decoding)
-        return export_labels(logits, maps, decoding, self.threads)
+            if isinstance(logits, np.ndarray):
+                chosen = logits if channels is None else [logits[channel] for channel in channels]
+            else:
+                chosen = _stored(_of_channels(logits, channels), prepared.data.shape[1])
+            return labels_by_slabs(list(chosen), prepared, self.plan, decoding)
+        blocks = _in_blocks(logits) if isinstance(logits, np.ndarray) else logits
+        return export_labels(_of_channels(blocks, channels), maps, decoding, self.threads)
 
-    def _masks(self, prepared: Prepared, logits: Iterator[FloatArray]) -> Masks:
-        plan, decoding = self.plan, self.decoding
-        declared = declared_classes(plan.dataset_json, plan.decoding)
+    def _maps(self, prepared: Prepared) -> tuple[AxisMap, AxisMap, AxisMap] | None:
+        """From the network's to the image's voxels; None where logits are resampled by splines."""
+        if self.mode != "paper":
+            return prepared.maps(self.plan)
+        sizes = zip(prepared.data.shape[1:], prepared.cropped_shape, strict=True)
+        planes, rows, columns = (AxisMap.nearest(size, new_size) for size, new_size in sizes)
+        return planes, rows, columns
+
+    def _masks(self, prepared: Prepared, logits: _Logits) -> Masks:
+        plan, decoding = self.plan, self.plan.decoding
+        declared = declared_classes(plan.dataset_json, decoding)
         if declared is not None:
-            atoms = prepared.restored(self._labels(prepared, logits, plan.decoding), plan)
+            atoms = prepared.restored(self._labels(prepared, logits, decoding), plan)
             for name, channels in declared.items():
-                yield name, np.isin(np.arange(len(plan.decoding.values)), channels)[atoms]
+                yield name, np.isin(np.arange(len(decoding.values)), channels)[atoms]
             return
         if not decoding.regions:
             labels = prepared.restored(self._labels(prepared, logits, decoding), plan)
@@ -187,13 +200,16 @@ class Predictor:
         channel_of = self._channels(prepared, logits)
         for channel, name in enumerate(decoding.names):
             alone = Decoding(True, (1,), (name,), 1)
-            yield name, prepared.restored(self._labels(prepared, iter([channel_of(channel)]), alone) > 0, plan)
+            yield name, prepared.restored(self._labels(prepared, channel_of(channel), alone) > 0, plan)
 
-    def _channels(self, prepared: Prepared, logits: Iterator[FloatArray]) -> Callable[[int], FloatArray]:
+    def _channels(self, prepared: Prepared, logits: _Logits) -> Callable[[int], FloatArray]:
         """Gives one channel of independent ones, (1, Z, Y, X), as far as its mask depends on it."""
-        if self.mode == "paper" or prepared.maps(self.plan) is not None:
+        if isinstance(logits, np.ndarray):
+            stored = logits
+        elif self._maps(prepared) is not None:
             return BoundaryLogits(logits).channel
-        stored = _stored(logits, prepared.data.shape[1])  # other kernels may change signs anywhere
+        else:
+            stored = _stored(logits, prepared.data.shape[1])  # other kernels may change signs anywhere
         return lambda number: stored[number : number + 1]
 
 
@@ -204,7 +220,7 @@ class Prediction:
     Attributes:
         predictor: What predicted it.
         prepared: The image as the network saw it.
-        logits: (outputs, Z, Y, X) at the network's resolution.
+        logits: (outputs, Z, Y, X) at the network's resolution; all outputs, with or without a protocol.
     """
 
     predictor: Predictor
@@ -213,24 +229,23 @@ class Prediction:
 
     def labels(self) -> Labels:
         """The label map, (z, y, x): uint8, or uint16 for 255 labels and more."""
-        predictor = self.predictor
-        found = predictor._labels(self.prepared, iter([self.logits]), predictor.decoding)
-        return self.prepared.restored(found, predictor.plan)
+        return self.predictor._label_map(self.prepared, self.logits)
 
     def masks(self) -> Masks:
         """The mask of one class after the other, see `Predictor.masks`."""
-        return self.predictor._masks(self.prepared, iter([self.logits]))
+        return self.predictor._masks(self.prepared, self.logits)
 
     def probabilities(self) -> Iterator[tuple[str, FloatArray]]:
         """The probability of one class after the other, from logits interpolated as for labels.
 
-        With or without a protocol, classes are those of the model; that of atoms is the sum of theirs.
+        With or without a protocol, classes are those of the model; that of atoms is the sum of theirs. One takes a few
+        volumes of float32 at the image's resolution, beside the logits.
 
         Yields:
             Class and probabilities (z, y, x); outside of the cropped part 0, and 1 for a background class.
         """
-        plan, decoding = self.predictor.plan, self.predictor.decoding
-        classes = declared_classes(plan.dataset_json, plan.decoding)
+        plan, decoding = self.predictor.plan, self.predictor.plan.decoding
+        classes = declared_classes(plan.dataset_json, decoding)
         if classes is None:
             classes = {name: (channel,) for channel, name in enumerate(decoding.names)}
         found = probabilities_of_channels(
@@ -242,6 +257,17 @@ class Prediction:
         for (name, channels), probability in zip(classes.items(), found, strict=True):
             outside = 0.0 if decoding.regions or 0 not in channels else 1.0
             yield name, self.prepared.restored(probability, plan, outside)
+
+
+def _of_channels(blocks: Iterator[FloatArray], channels: Sequence[int] | None) -> Iterator[FloatArray]:
+    """Some channels of blocks, or all of them."""
+    return blocks if channels is None else (block[list(channels)] for block in blocks)
+
+
+def _in_blocks(logits: FloatArray) -> Iterator[FloatArray]:
+    """Logits (C, Z, Y, X) as consecutive planes, so that what is derived from a plane need not be kept for all."""
+    for start in range(0, logits.shape[1], _PLANES_AT_ONCE):
+        yield logits[:, start : start + _PLANES_AT_ONCE]
 
 
 def _stored(blocks: Iterator[FloatArray], planes: int) -> FloatArray:
@@ -311,7 +337,7 @@ def open_predictor(
         from nnunet_partial.inference.protocol_view import protocol_view
 
         view = protocol_view(plan.dataset_json, plan.decoding, protocol)
-    return Predictor(plan, opened, mode, step, mirrored, batch_size, threads or _processors(), view)
+    return Predictor(plan, opened, mode, step, mirrored, batch_size, threads or processors(), view)
 
 
 def plan_of(
@@ -338,9 +364,3 @@ def plan_of(
         return load_exported(model).plan
     folder = open_model_folder(model, folds, checkpoint)
     return folder.plan(load_checkpoint(folder.checkpoints[0], trust_checkpoint))
-
-
-def _processors() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,7 +6,6 @@ Models of CT and MR together normalise by modality before all that, as their dat
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from nnunet_partial.errors import PartialError, VolumeError
 from nnunet_partial.inference.model.modality_rules import model_rules, normalised_image
 from nnunet_partial.inference.model.plan import Normalization, PredictionPlan
 from nnunet_partial.inference.resampling import AxisMap, axis_maps, resample_image, resampled_shape
+from nnunet_partial.process_limits import memory_bytes
 
 __all__ = ["Prepared", "prepare"]
 
@@ -146,7 +146,7 @@ def _check_size(shape: Sequence[int], spacing: Sequence[float], network_spacing:
     voxels = math.prod(shape[1:])
     wanted = voxels * math.prod(mm / new for mm, new in zip(spacing, network_spacing, strict=True))
     # channels are resampled one by one and then joined, so that for a moment there are two of each
-    in_memory = _memory_bytes() // (2 * shape[0] * np.dtype(np.float32).itemsize)
+    in_memory = memory_bytes() // (2 * shape[0] * np.dtype(np.float32).itemsize)
     most = min(_MOST_VOXELS, _MOST_GROWTH * voxels, in_memory)
     if not wanted <= most:  # not the other way round: NaN is refused as well
         raise VolumeError(
@@ -155,11 +155,6 @@ def _check_size(shape: Sequence[int], spacing: Sequence[float], network_spacing:
             f"({_MOST_GROWTH} from one voxel, {_MOST_VOXELS:.3g} in all, and what memory holds); check the voxel size "
             "in the image's header"
         )
-
-
-def _memory_bytes() -> int:
-    """Memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _nonzero_box(image: FloatArray) -> Box:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from nnunet_partial.inference.model.plan import Resampling
 
-__all__ = ["AxisMap", "axis_maps", "resample_image", "resampled_shape", "separate_axis"]
+__all__ = ["AxisMap", "VolumeResampler", "axis_maps", "resample_image", "resampled_shape", "separate_axis"]
 
 _ANISOTROPY = 3.0  # nnU-Net's ANISO_THRESHOLD
 
 FloatArray = NDArray[np.float32]
+Limits = tuple[FloatArray, FloatArray]
 _SplineOrder = Literal[0, 1, 2, 3]
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,14 @@ class AxisMap:
     def copies(self) -> bool:
         """Whether each output is one input."""
         return not self.weight.any()
+
+    def part(self, outputs: slice) -> AxisMap:
+        """The map of some outputs.
+
+        Args:
+            outputs: Which.
+        """
+        return AxisMap(self.lower[outputs], self.upper[outputs], self.weight[outputs])
 
     def along(self, volume: FloatArray, axis: int) -> FloatArray:
         """Interpolates along an axis of an array; always a new array.
@@ -185,15 +195,95 @@ def _along(matrix: FloatArray, volume: FloatArray, axis: int) -> FloatArray:
     return np.moveaxis(flat.reshape(-1, *first.shape[1:]), 0, axis)
 
 
-def _one_axis(volume: FloatArray, axis: int, new_size: int, order: int, torch_rounding: bool) -> FloatArray:
+def _one_axis(
+    volume: FloatArray, axis: int, new_size: int, order: int, torch_rounding: bool, *, outputs: slice = _ALL
+) -> FloatArray:
+    """Some outputs of (z, y, x) resampled along an axis; a view where nothing is to be done."""
     size = volume.shape[axis]
     if size == new_size:
-        return volume
+        return volume[(*[_ALL] * axis, outputs)]
     if order > 1:
-        return _along(_spline_matrix(size, new_size, order), volume, axis)
+        return _along(_spline_matrix(size, new_size, order)[outputs], volume, axis)
     dtype = np.float32 if torch_rounding else np.float64
     axis_map = AxisMap.linear(size, new_size) if order else AxisMap.nearest(size, new_size, dtype)
-    return axis_map.along(volume, axis)
+    return axis_map.part(outputs).along(volume, axis)
+
+
+@dataclass(frozen=True)
+class VolumeResampler:
+    """nnU-Net's resampling of volumes (z, y, x), whole or a slab at a time.
+
+    Splines are cut off at the smallest and largest number of the volume, or of the slice where slices are resampled by
+    themselves, as scikit-image does. That comes between the axes within slices and the one across them, so slabs are
+    cut along an axis within slices: nothing has to be computed twice.
+
+    Attributes:
+        rule: How.
+        new_shape: Voxels after.
+        apart: The axis of slices that are resampled by themselves, if there is one.
+    """
+
+    rule: Resampling
+    new_shape: tuple[int, ...]
+    apart: int | None
+
+    @classmethod
+    def between(
+        cls, rule: Resampling, new_shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]
+    ) -> VolumeResampler:
+        """From one voxel size to another.
+
+        Args:
+            rule: How.
+            new_shape: Voxels after, along z, y, x.
+            spacing_mm: Voxel size.
+            new_spacing_mm: Voxel size after.
+        """
+        return cls(rule, tuple(new_shape), separate_axis(rule, spacing_mm, new_spacing_mm))
+
+    @property
+    def slab_axis(self) -> int:
+        """The axis along which slabs are cut."""
+        return 1 if self.apart == 0 else 0
+
+    def limits(self, volume: FloatArray) -> Limits | None:
+        """The numbers that a volume is cut off at, or those of each slice; None where it is not.
+
+        Args:
+            volume: As it is before.
+        """
+        if self.rule.order <= 1:
+            return None
+        over = None if self.apart is None else self._within
+        return volume.min(axis=over, keepdims=True), volume.max(axis=over, keepdims=True)
+
+    def resampled(self, volume: FloatArray, limits: Limits | None, outputs: slice = _ALL) -> FloatArray:
+        """A volume, or a slab of it, resampled.
+
+        Args:
+            volume: All of it.
+            limits: Its `limits`, which all of its slabs share.
+            outputs: Of `slab_axis`, counted as in `new_shape`; everything by default.
+
+        Returns:
+            (z, y, x); a view where nothing is to be done.
+        """
+        by_torch = self.rule.kind == "torch"
+        first = None if outputs == _ALL else self.slab_axis
+        # the axis that shrinks most comes first: less is left for the others; of equal ones the last, which needs no
+        # copy
+        for axis in sorted(self._within, key=lambda a: (a != first, self.new_shape[a] / volume.shape[a], -a)):
+            part = outputs if axis == first else _ALL
+            volume = _one_axis(volume, axis, self.new_shape[axis], self.rule.order, by_torch, outputs=part)
+        if limits is not None:
+            volume = np.clip(volume, *limits)
+        if self.apart is not None:
+            volume = _one_axis(volume, self.apart, self.new_shape[self.apart], self.rule.order_z, by_torch)
+        return volume
+
+    @property
+    def _within(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(len(self.new_shape)) if axis != self.apart)
 
 
 def resample_image(
@@ -203,10 +293,7 @@ def resample_image(
     new_spacing_mm: Sequence[float],
     rule: Resampling,
 ) -> FloatArray:
-    """Resamples an image as nnU-Net does.
-
-    Splines are cut off at the smallest and largest intensity of the volume, or of the slice where slices are resampled
-    by themselves, as scikit-image does.
+    """Resamples an image as nnU-Net does, see `VolumeResampler`.
 
     Args:
         image: float32 (C, z, y, x).
@@ -220,25 +307,8 @@ def resample_image(
     """
     if rule.kind == "none" or tuple(image.shape[1:]) == tuple(new_shape):
         return image
-    apart = separate_axis(rule, spacing_mm, new_spacing_mm)
+    resampler = VolumeResampler.between(rule, new_shape, spacing_mm, new_spacing_mm)
     result = np.empty((image.shape[0], *new_shape), np.float32)
     for channel, volume in enumerate(image):
-        result[channel] = _resampled(volume, new_shape, apart, rule)
+        result[channel] = resampler.resampled(volume, resampler.limits(volume))
     return result
-
-
-def _resampled(volume: FloatArray, new_shape: Sequence[int], apart: int | None, rule: Resampling) -> FloatArray:
-    by_torch = rule.kind == "torch"
-    within = [axis for axis in range(volume.ndim) if axis != apart]
-    limits = None
-    if rule.order > 1:
-        over = None if apart is None else tuple(within)
-        limits = volume.min(axis=over, keepdims=True), volume.max(axis=over, keepdims=True)
-    # the axis that shrinks most comes first: less is left for the others; of equal ones the last, which needs no copy
-    for axis in sorted(within, key=lambda a: (new_shape[a] / volume.shape[a], -a)):
-        volume = _one_axis(volume, axis, new_shape[axis], rule.order, by_torch)
-    if limits is not None:
-        volume = np.clip(volume, *limits)
-    if apart is not None:
-        volume = _one_axis(volume, apart, new_shape[apart], rule.order_z, by_torch)
-    return volume

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, predict_entry_point
 
 from nnunet_partial.cli.predict import build_parser, main
 from nnunet_partial.inference.model.exported_model import export_model
@@ -214,6 +216,32 @@ def test_command_predicts_continues_and_records(models, tmp_path, capsys):
     assert (output / "case_1.nii.gz").is_file()
 
 
+def test_predictions_made_otherwise_are_not_continued(models, tmp_path, capsys):
+    images, output = images_folder(tmp_path, 1), tmp_path / "out"
+    assert main(command(models["regions"], images, output)) == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    for model, more, key in (
+        ("plain", [], "model"),
+        ("regions", ["--mode", "exact"], "mode"),
+        ("regions", ["--protocol", "btcv"], "protocol"),
+        ("regions", ["--disable_tta"], "disable_tta"),
+        ("regions", ["-f", "0", "1"], "f"),
+    ):
+        assert main(command(models[model], images, output, "--continue_prediction", *more)) == 1
+        error = capsys.readouterr().err
+        assert f"{output / 'prediction.json'}: the folder holds predictions with '{key}' " in error
+        assert error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    # the same model by another path, and what does not change the labels
+    same = models["regions"] / ".." / models["regions"].name
+    more = ["--continue_prediction", "--threads", "1", "--batch_size", "2", "-npp", "1"]
+    assert main(command(same, images, output, *more)) == 0
+    assert "1 done before, 0 to predict" in capsys.readouterr().out
+    # beside them, what was not asked for then
+    assert main(command(same, images, output, "--continue_prediction", "--output", "seg.nrrd")) == 0
+    assert (output / "case_0.seg.nrrd").is_file()
+
+
 def test_parts_make_the_whole(models, tmp_path):
     images, output = images_folder(tmp_path), tmp_path / "out"
     for part in ("0", "1"):
@@ -343,3 +371,18 @@ def test_help_names_every_flag_and_imports_no_torch():
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     assert {"-i", "-o", "-d", "-c", "-f", "-tr", "-p", "-m", "-chk", "--disable_tta", "-device", "-step_size"} <= flags
     assert {"-num_parts", "-part_id", "--mode", "--continue_prediction", "--save_probabilities"} <= flags
+
+
+def test_command_lines_of_nnunet_need_another_name_only(models, tmp_path, capsys):
+    flags = {option for action in build_parser()._actions for option in action.option_strings}
+    stock = set(re.findall(r"add_argument\(\s*'(-[^']+)'", inspect.getsource(predict_entry_point)))
+    assert {"-i", "-npp", "--verbose"} <= stock
+    assert stock - flags == set()
+    images = images_folder(tmp_path, 1)
+    harmless = ["--disable_progress_bar", "--verbose", "--not_on_device", "-npp", "3", "-nps", "3"]
+    assert main(command(models["plain"], images, tmp_path / "out", *harmless)) == 0
+    with pytest.raises(SystemExit) as caught:
+        main(command(models["plain"], images, tmp_path / "x", "-prev_stage_predictions", str(images)))
+    assert caught.value.code == 2
+    assert "cascades cannot be predicted here; use nnUNetv2_predict" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

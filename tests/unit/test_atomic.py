@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_partial.atomic import atomic_folder, atomic_path, write_json, write_text
+from nnunet_partial.atomic import (
+    atomic_folder,
+    atomic_path,
+    leftovers,
+    remove_leftover,
+    write_json,
+    write_text,
+)
 
 WRITER = """
 import os, sys
@@ -59,6 +66,27 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, error: type[BaseExcepti
         raise error
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "before"
+
+
+def test_leftovers_of_killed_writers(tmp_path: Path) -> None:
+    assert leftovers(tmp_path / "missing") == {}
+    kept = {"x", ".x", ".123.x", ".hidden", ".0000000000000000.", "d", "y"}
+    for name in kept - {"d"}:
+        (tmp_path / name).touch()
+    with atomic_path(tmp_path / "x") as file, atomic_folder(tmp_path / "d") as folder, atomic_path(tmp_path / "y") as y:
+        y.touch()
+        file.touch()
+        assert leftovers(tmp_path) == {"x": [file], "d": [folder], "y": [y]}
+    assert leftovers(tmp_path) == {}
+    # as a process leaves them that is killed
+    folder.mkdir()
+    (folder / "inside").mkdir()
+    file.touch()
+    for paths in leftovers(tmp_path).values():
+        for path in paths:
+            remove_leftover(path)
+            remove_leftover(path)  # gone, for somebody else was first
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_a_folder_replaces_the_one_before(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -130,14 +134,108 @@ def test_a_single_file(tmp_path: Path) -> None:
 def test_folders_of_dicom(tmp_path: Path) -> None:
     dicom(tmp_path / "patient 10" / "series" / "1")
     dicom(tmp_path / "patient 2" / "1.dcm")
-    touch(tmp_path, "list.csv", "papers/a.pdf")
-    cases = cases_of_folder(tmp_path, ".nii.gz", 1).files
-    assert cases == {name: [tmp_path / name] for name in ("patient 2", "patient 10")}
-    assert list(cases) == ["patient 2", "patient 10"]
+    touch(tmp_path, "list.csv", ".cache/x")
+    found = cases_of_folder(tmp_path, ".nii.gz", 1)
+    assert found == FoundCases({name: [tmp_path / name] for name in ("patient 2", "patient 10")}, [])
+    assert list(found.files) == ["patient 2", "patient 10"]
     alone = cases_of_folder(tmp_path / "patient 2", ".nii.gz", 1)
     assert alone == FoundCases({"patient 2": [tmp_path / "patient 2"]})
     with pytest.raises(VolumeError, match="takes 2 channels, a DICOM series is one"):
         cases_of_folder(tmp_path, ".nii.gz", 2)
+
+
+def test_folders_without_dicom_beside_cases_are_problems(tmp_path: Path) -> None:
+    dicom(tmp_path / "good" / "1.dcm")
+    touch(tmp_path, "papers/a.pdf", "papers/b/c.pdf", "papers/.hidden", "out/x.nii.gz")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "emptied").mkdir()
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / "emptied" / name).touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "1.dcm").symlink_to("nowhere")
+    (tmp_path / "linked").symlink_to("nowhere")
+    dicom(tmp_path / "0.dcm")
+    found = cases_of_folder(tmp_path, ".nii.gz", 1, output=tmp_path / "good" / ".." / "out")
+    assert found.files == {"good": [tmp_path / "good"]}
+    assert found.left_out == ()
+    expected = "expected a folder with one DICOM series, "
+    assert found.problems == [
+        "0.dcm: a DICOM file beside other cases; put each series in a folder of its own",
+        f"broken: {expected}{tmp_path / 'broken' / '1.dcm'}: cannot be read (No such file or directory)",
+        f"emptied: {expected}found 2 x .dcm (2 of 0 bytes)",
+        f"empty: {expected}found no files",
+        f"linked: {expected}found a link that leads nowhere",
+        f"papers: {expected}found 2 x .pdf, 1 folder without DICOM files",
+    ]
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_dicom_beside_it(tmp_path: Path) -> None:
+    dicom(tmp_path / "a" / "2.dcm")
+    (tmp_path / "a" / "1.dcm").symlink_to("nowhere")
+    # the case is there, and fails when it is read
+    assert cases_of_folder(tmp_path, ".nii.gz", 1) == FoundCases({"a": [tmp_path / "a"]}, [])
+    dicom(tmp_path / "b" / "1.dcm")
+    assert list(cases_of_folder(tmp_path, ".nii.gz", 1).files) == ["a", "b"]
+
+
+def test_all_folders_without_dicom_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.dcm")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "1").symlink_to("nowhere")
+    (tmp_path / "notes.txt").symlink_to("nowhere")
+    with pytest.raises(VolumeError) as caught:
+        cases_of_folder(tmp_path, ".nii.gz", 1)
+    first, *lines = str(caught.value).splitlines()
+    assert first.endswith("found 3 folders without DICOM files")
+    assert lines == [
+        "  - a: found 1 x .dcm",
+        "  - b: found no files",
+        f"  - c: {tmp_path / 'c' / '1'}: cannot be read (No such file or directory)",
+        "  - notes.txt: found a link that leads nowhere",
+    ]
+
+
+def test_images_beside_folders_of_dicom(tmp_path: Path) -> None:
+    dicom(tmp_path / "p 2" / "1.dcm")
+    dicom(tmp_path / "p 10" / "1.dcm")
+    touch(tmp_path, "p 3_0000.nii.gz", "labels/a.nii.gz")
+    found = cases_of_folder(tmp_path, ".nii.gz", 1)
+    assert list(found.files) == ["p 2", "p 3", "p 10"]
+    assert found.files["p 10"] == [tmp_path / "p 10"]
+    assert found.problems == ["labels: expected a folder with one DICOM series, found 1 x .nii.gz"]
+    touch(tmp_path, "p 10_0000.nii.gz")
+    found = cases_of_folder(tmp_path, ".nii.gz", 1)
+    assert found.files["p 10"] == [tmp_path / "p 10_0000.nii.gz"]
+    assert found.problems[1] == "p 10: a folder of DICOM files and an image are both of this name; rename one"
+    touch(tmp_path, "p 3_0001.nii.gz")
+    found = cases_of_folder(tmp_path, ".nii.gz", 2)
+    assert list(found.files) == ["p 3"]
+    assert [problem.partition(":")[0] for problem in found.problems] == ["labels", "p 2", "p 10", "p 10"]
+    assert found.problems[1].startswith("p 2: the model takes 2 channels, a DICOM series is one; convert")
+
+
+def test_folders_beside_images_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "labels/a.nii.gz", "out/a.nii.gz")
+    (tmp_path / "broken").symlink_to("nowhere")
+    found = cases_of_folder(tmp_path, ".nii.gz", 1, output=tmp_path / "out")
+    assert (list(found.files), found.problems) == (["a"], [])
+    assert found.left_out == ("broken: found a link that leads nowhere", "labels: found 1 x .nii.gz")
+    dicom(tmp_path / "1.dcm")
+    (problem,) = cases_of_folder(tmp_path, ".nii.gz", 1).problems
+    assert problem.startswith("1.dcm: a DICOM file beside other cases")
+
+
+@pytest.mark.parametrize("call", ["iterdir", "is_file", "is_dir"])
+def test_a_folder_that_may_not_be_read(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a_0000.nii.gz")
+
+    def denied(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, call, denied)
+    with pytest.raises(VolumeError, match=r": cannot be read \(Permission denied\)$"):
+        cases_of_folder(tmp_path, ".nii.gz", 1)
 
 
 # reading one ahead
@@ -183,6 +281,55 @@ def test_results_are_not_kept() -> None:
         del array
         gc.collect()
         assert gone() is None
+
+
+def test_items_that_cannot_be_reserved_are_not_read() -> None:
+    log: list[str] = []
+
+    @contextlib.contextmanager
+    def reserve(item: int) -> Iterator[bool]:
+        if item == 3:
+            raise OSError("no room")
+        log.append(f"reserve {item}")
+        yield item % 2 == 0
+        log.append(f"free {item}")
+
+    def read(item: int) -> int:
+        log.append(f"read {item}")
+        return 8 // item
+
+    found: list[object] = []
+    with Prefetcher([1, 2, 5, 7, 0, 3, 4, 9], read, reserve) as prefetcher:
+        for fetched in prefetcher:
+            assert f"free {fetched.item}" not in log
+            try:
+                found.append(fetched.take())
+            except (ZeroDivisionError, OSError) as error:
+                found.append(str(error))
+        assert prefetcher.passed_over == [1, 5, 7, 9]
+    assert found == [4, "integer division or modulo by zero", "no room", 2]
+    assert [entry for entry in log if entry.startswith("read")] == ["read 2", "read 0", "read 4"]
+    for item in (1, 2, 5, 7, 0, 4, 9):
+        assert log.count(f"reserve {item}") == log.count(f"free {item}") == 1
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_reservations_are_given_back_where_it_stops_early(taken: int) -> None:
+    held: list[int] = []
+
+    @contextlib.contextmanager
+    def reserve(item: int) -> Iterator[bool]:
+        held.append(item)
+        try:
+            yield True
+        finally:
+            held.remove(item)
+
+    with Prefetcher(range(9), lambda n: n, reserve) as prefetcher:
+        for fetched, _ in zip(prefetcher, range(taken), strict=False):
+            assert fetched.item in held
+            assert len(held) <= 2
+    assert held == []
 
 
 def test_stops_early_and_with_nothing_to_do() -> None:

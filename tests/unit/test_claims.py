@@ -14,7 +14,7 @@ import pytest
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference import claims
-from nnunet_partial.inference.claims import claimed
+from nnunet_partial.inference.claims import claimed, has_locks, reserved
 
 # claims cases time and again; a second holder of one shows as a marker that exists already
 HAMMER = """
@@ -122,7 +122,7 @@ def descriptors() -> int:
     return len(list(folder.iterdir())) if folder.exists() else 0
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
 @pytest.mark.parametrize("function", ["os.open", "fcntl.flock"])
 def test_errors_of_the_system_say_what_is_needed(
     function: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +135,63 @@ def test_errors_of_the_system_say_what_is_needed(
     with pytest.raises(PartialError, match=rf"a\.lock: the case cannot be claimed \({os.strerror(code)}\)"):
         claimed(tmp_path, "a").__enter__()
     assert descriptors() == before
+
+
+@pytest.fixture
+def lockless(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes locks fail as on a file system without them."""
+
+    def set_up(code: int) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(claims.fcntl, "flock", fail)
+
+    monkeypatch.setattr(claims, "_lockless", set())
+    return set_up
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_once_and_no_case_is_refused(
+    code: int, tmp_path: Path, lockless: Callable[[int], None], recwarn: pytest.WarningsRecorder
+) -> None:
+    lockless(code)
+    before = descriptors()
+    for case in ("a", "b"):
+        with reserved(tmp_path, case) as is_reserved, claimed(tmp_path, case) as is_mine:
+            assert is_reserved
+            assert is_mine
+            assert list(tmp_path.iterdir()) == []
+    (warning,) = recwarn
+    assert f"{tmp_path}: its file system has no locks ({os.strerror(code)})" in str(warning.message)
+    assert "-num_parts" in str(warning.message)
+    assert not has_locks(tmp_path)
+    assert has_locks(tmp_path / "other")
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError(errno.ENOLCK, "of the block")])
+@pytest.mark.parametrize("locks", [True, False])
+def test_errors_of_the_block_are_its_own(
+    locks: bool, error: object, tmp_path: Path, lockless: Callable[[int], None], recwarn: pytest.WarningsRecorder
+) -> None:
+    if not locks:
+        lockless(errno.ENOLCK)
+    for hold in (claimed, reserved):
+        with pytest.raises((ValueError, OSError), match=r"of the block|^$"), hold(tmp_path, "a"):
+            raise error  # type: ignore[misc]
+    assert len(recwarn) == (0 if locks else 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reservation_is_one_processs_and_keeps_nobody_from_a_claim(tmp_path: Path) -> None:
+    with reserved(tmp_path, "a") as first, reserved(tmp_path, "a") as second, claimed(tmp_path, "a") as claim:
+        assert (first, second, claim) == (True, False, True)
+        with reserved(tmp_path, "b") as other:
+            assert other
+    with claimed(tmp_path, "a"), reserved(tmp_path, "a") as too_late:
+        assert not too_late
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_places_where_nothing_can_be_claimed(tmp_path: Path) -> None:

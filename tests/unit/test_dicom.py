@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,3 +176,44 @@ def test_folders_without_dicom(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "case" / "1.2.3.4_000.dcm", tmp_path / "DICOMDIR")
     shutil.rmtree(tmp_path / "case")
     assert not holds_dicom(tmp_path)
+
+
+def test_what_cannot_be_read_hides_no_dicom(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("nowhere")
+    with pytest.raises(VolumeError, match=r"a: cannot be read \(No such file"):
+        holds_dicom(tmp_path)
+    write_series(tmp_path / "z", steps(1))
+    assert holds_dicom(tmp_path)
+    # but a series is read whole or not at all
+    with pytest.raises(VolumeError, match=r"a: cannot be read \(No such file"):
+        read_image([tmp_path], "SimpleITKIO")
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "case" / "open", steps(1))
+    (tmp_path / "case" / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("nnunet_partial.dicom.os.scandir", scandir)
+    assert holds_dicom(tmp_path / "case")
+    for look in (
+        lambda: holds_dicom(tmp_path / "case" / "closed"),
+        lambda: read_image([tmp_path / "case"], "NibabelIO"),
+    ):
+        with pytest.raises(VolumeError, match=r"closed: cannot be read \(Permission denied\)"):
+            look()
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_slice_that_was_emptied(number: int, tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "case", steps(5))
+    (folder / "notes.txt").touch()
+    assert read_image([folder], "SimpleITKIO").data.shape[1] == 5
+    (folder / f"1.2.3.4_{number:03d}.dcm").write_bytes(b"")
+    with pytest.raises(VolumeError, match=rf"1 DICOM file\(s\) cannot be read, such as 1\.2\.3\.4_00{number}\.dcm"):
+        read_image([folder], "SimpleITKIO")

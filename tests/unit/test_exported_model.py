@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,9 +15,8 @@ import pytest
 import torch
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.backends.open_backend import open_backend
+from nnunet_partial.inference.backends.open_backend import has_bf16, open_backend
 from nnunet_partial.inference.backends.torch_backend import TorchBackend
-from nnunet_partial.inference.model import exported_model
 from nnunet_partial.inference.model.exported_model import PLAN_FILE, export_model, is_exported, load_exported
 from nnunet_partial.inference.model.model_folder import load_model
 from tests import documents
@@ -46,7 +44,7 @@ def edit(folder: Path, change: Any) -> None:
 
 def test_a_model_comes_back_as_it_was(model: Path, exported: Path) -> None:
     original = load_model(model)
-    plan, files = load_exported(exported)
+    plan, files, _ = load_exported(exported)
     assert plan == original.plan
     assert type(plan.patch_size) is tuple
     assert {kind: [path.name for path in paths] for kind, paths in files.items()} == {
@@ -66,7 +64,8 @@ def test_where_it_is_from_is_recorded(model: Path, exported: Path) -> None:
     assert content["checkpoints_sha256"] == sums
     assert content["format"] == 1
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert content["agreement"]["torch"] == {"windows": 6, "maximum": 0.0, "relative": 0.0}
+    assert content["agreement"]["torch"] == {"windows": 6, "maximum": 0.0, "relative": 0.0, "tolerance": 5e-4}
+    assert set(content["agreement"]) == {"torch", *(["torch, bf16"] if has_bf16() else [])}
     assert sorted(p.name for p in exported.iterdir()) == sorted([PLAN_FILE, *content["files"]["torch"]])
     assert len({p.stat().st_mode for p in exported.iterdir()}) == 1  # who may read one may read all
 
@@ -78,7 +77,7 @@ def test_other_formats_predict_the_same(kind: str, model: Path, tmp_path: Path) 
     agreement = export_model(model, tmp_path / "e", [3], formats=[kind])
     assert agreement[kind].maximum > 0
     assert agreement[kind].relative < 1e-4
-    plan, files = load_exported(tmp_path / "e")
+    plan, files, _ = load_exported(tmp_path / "e")
     assert [path.stem for path in files[kind]] == ["network_fold_3"]
     original = load_model(model, [3])
     patches = np.random.default_rng(1).standard_normal((2, 1, *plan.patch_size), np.float32)
@@ -93,7 +92,7 @@ from pathlib import Path
 from nnunet_partial.inference.model.exported_model import load_exported
 from nnunet_partial.inference.backends.openvino_backend import OpenVINOBackend
 from nnunet_partial.inference.backends.onnx_backend import ONNXBackend
-plan, files = load_exported(Path(sys.argv[1]))
+plan, files, _ = load_exported(Path(sys.argv[1]))
 assert plan.configuration == "3d_fullres" and len(files["torch"]) == 2
 heavy = {"torch", "nnunetv2", "monai", "scipy", "openvino", "onnxruntime"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
@@ -117,7 +116,7 @@ from pathlib import Path
 import numpy as np
 from nnunet_partial.inference.model.exported_model import load_exported
 from nnunet_partial.inference.backends.open_backend import choose_backend, open_backend
-plan, files = load_exported(Path(sys.argv[1]))
+plan, files, _ = load_exported(Path(sys.argv[1]))
 kind = choose_backend(files, "cpu")
 backend = open_backend(kind, plan, files[kind])
 assert backend.predict(np.zeros((1, 1, *plan.patch_size), np.float32)).shape == (1, 3, *plan.patch_size)
@@ -147,7 +146,7 @@ def test_a_back_end_that_predicts_something_else_is_refused(
 
     write = weights_file.write_weights
     monkeypatch.setattr(weights_file, "write_weights", spoiled)
-    with pytest.raises(PartialError, match=r"format 'torch': its logits differ .* where 0.001 is allowed"):
+    with pytest.raises(PartialError, match=r"format 'torch': its logits differ .* where 0.0005 is allowed"):
         export_model(model, tmp_path / "e", formats=["torch"])
     assert not (tmp_path / "e").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -161,29 +160,6 @@ def test_not_a_number_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(PartialError, match="differ from PyTorch's by up to nan"):
         export_model(model, tmp_path / "e", formats=["torch"])
     assert not (tmp_path / "e").exists()
-
-
-def test_windows_to_compare_on_look_like_what_the_network_sees(model: Path) -> None:
-    plan = load_model(model).plan
-    windows = exported_model._windows(plan)
-    assert windows.shape == (6, 1, *plan.patch_size)
-    noise, tissue = windows[:3], windows[3:]
-    assert abs(noise.mean()) < 0.1
-    assert abs(noise.std() - 1) < 0.1
-    # -900 and 900 HU, mean 80 and standard deviation 140 of the plans
-    assert tissue.min() == pytest.approx((-900 - 80) / 140, rel=1e-5)
-    assert tissue.max() <= (900 - 80) / 140
-    assert (tissue == tissue.min()).mean() > 0.05  # air is a plateau
-    unknown = dataclasses.replace(plan, normalizations=(exported_model_normalization(),))
-    other = exported_model._windows(unknown)[3:]
-    assert abs(other.mean()) < 1e-3
-    assert abs(other.std() - 1) < 1e-3
-
-
-def exported_model_normalization() -> Any:
-    from nnunet_partial.inference.model.plan import Normalization
-
-    return Normalization("ZScoreNormalization")
 
 
 def test_what_is_there_is_not_replaced_unasked(model: Path, exported: Path, tmp_path: Path) -> None:

@@ -8,10 +8,8 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from rich.console import Console
@@ -19,82 +17,13 @@ from rich.console import Console
 from nnunet_partial.errors import PartialError, ProblemsError
 from nnunet_partial.inference import claims
 from nnunet_partial.inference.folder_prediction import Job, predict_folder
-from nnunet_partial.inference.model.plan import Architecture, Decoding, Normalization, PredictionPlan, Resampling
 from nnunet_partial.inference.predictor import Predictor
-
-SHAPE = (6, 5, 4)
-
-
-def plan(channels: int = 1) -> PredictionPlan:
-    return PredictionPlan(
-        dataset="Dataset001_Test",
-        configuration="3d_fullres",
-        trainer="nnUNetTrainer",
-        plans="nnUNetPlans",
-        channel_names=tuple(f"channel {number}" for number in range(channels)),
-        file_ending=".nii.gz",
-        reader="SimpleITKIO",
-        patch_size=(8, 8, 8),
-        spacing_mm=(1.0, 1.0, 1.0),
-        transpose_forward=(0, 1, 2),
-        normalizations=(Normalization("NoNormalization"),) * channels,
-        image_resampling=Resampling(),
-        logit_resampling=Resampling(),
-        decoding=Decoding(False, (0, 1), ("background", "organ"), 1),
-        mirror_axes=(),
-        architecture=Architecture("torch.nn.Identity", {}),
-        dataset_json={"labels": {"background": 0, "organ": 1}},
-    )
-
-
-class Stub:
-    """In place of a predictor: a label map of ones, or whatever an image of that value makes it do."""
-
-    backend = SimpleNamespace(description="stub")
-
-    def __init__(self, plan: PredictionPlan, acts: dict[int, Callable[[], Any]] | None = None) -> None:
-        self.plan = plan
-        self.acts = acts or {}
-
-    def __call__(self, image: np.ndarray, spacing_mm: Sequence[float], modality: str | None) -> np.ndarray:
-        self.acts.get(int(image[0, 0, 0, 0]), lambda: None)()
-        return np.ones(image.shape[1:], np.uint8)
-
-
-def raising(error: BaseException) -> Callable[[], None]:
-    def act() -> None:
-        raise error
-
-    return act
-
-
-def write_case(folder: Path, number: int, channels: int = 1) -> None:
-    folder.mkdir(exist_ok=True)
-    for channel in range(channels):
-        image = nib.Nifti1Image(np.full(SHAPE, number, np.int16), np.eye(4))
-        nib.save(image, folder / f"case_{number}_{channel:04d}.nii.gz")
-
-
-def predicted(job: Job, stub: Stub) -> list[str]:
-    return predict_folder(job, stub.plan, lambda: cast(Predictor, stub), Console(file=io.StringIO()), {})
-
-
-def problems_of(job: Job, stub: Stub) -> list[str]:
-    with pytest.raises(ProblemsError) as caught:
-        predicted(job, stub)
-    return caught.value.problems
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".json")
+from tests.unit.stub_predictor import Stub, make_job, names, plan, predicted, problems_of, raising, write_case
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    """Four cases of one channel."""
-    for number in range(4):
-        write_case(tmp_path / "images", number)
-    return Job(tmp_path / "images", tmp_path / "out")
+    return make_job(tmp_path)
 
 
 def test_incomplete_cases_and_stray_files_do_not_stop_the_others(tmp_path: Path) -> None:
@@ -178,15 +107,30 @@ def test_an_end_from_outside_leaves_nothing_behind(job: Job, error: type[BaseExc
 def test_a_case_that_cannot_be_claimed_does_not_stop_the_others(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
-    def no_locks_for_case_1(path: Path, *more: Any) -> int:
+    def denied_for_case_1(path: Path, *more: Any) -> int:
         if path.name == "case_1.lock":
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         return real(path, *more)
 
-    monkeypatch.setattr(claims.os, "open", no_locks_for_case_1)
+    monkeypatch.setattr(claims.os, "open", denied_for_case_1)
     (problem,) = problems_of(job, Stub(plan()))
-    assert re.match(r"case_1: .*case_1\.lock: the case cannot be claimed \(No locks available\)", problem)
+    assert re.match(r"case_1: .*case_1\.lock: the case cannot be claimed \(Permission denied\)", problem)
     assert names(job.output) == ["case_0.nii.gz", "case_2.nii.gz", "case_3.nii.gz"]
+
+
+def test_without_locks_all_cases_are_predicted(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(claims.fcntl, "flock", no_locks)
+    monkeypatch.setattr(claims, "_lockless", set())
+    job.output.mkdir()
+    other = job.output / ".0000000000000001.case_1.nii.gz"  # another process's, for all that is known
+    other.touch()
+    with pytest.warns(UserWarning, match="no locks") as caught:
+        assert len(predicted(job, Stub(plan()))) == 4
+    assert len(caught) == 1
+    assert names(job.output) == [other.name, *(f"case_{number}.nii.gz" for number in range(4))]
 
 
 @pytest.mark.parametrize("kind", ["labels", "classes", "seg.nrrd"])

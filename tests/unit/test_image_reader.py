@@ -334,6 +334,32 @@ def test_axis_without_voxels_and_voxels_without_size(reader: str, tmp_path: Path
             read_image([tmp_path / "size.nii"], reader)
 
 
+@pytest.mark.parametrize("sizes", [(-1, 2, 3), (1, 2, -3), (-1, -2, -3)])
+@pytest.mark.parametrize("reader", NIFTI_READERS)
+def test_negative_voxel_sizes_of_nifti_are_refused_by_simpleitk_only(
+    reader: str, sizes: tuple[int, ...], tmp_path: Path
+) -> None:
+    content = bytearray(nib.Nifti1Image(VOXELS, np.diag([1, 2, 3, 1])).to_bytes())
+    content[80:92] = np.array(sizes, "<f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    if reader.startswith("Simple"):
+        with pytest.raises(VolumeError, match=r"a\.nii: expected voxel sizes above 0.*mend pixdim"):
+            read_image([tmp_path / "a.nii"], reader)
+    else:
+        assert read_image([tmp_path / "a.nii"], reader).spacing == (3, 2, 1)
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "SimpleITKIOWithReorient"])
+def test_voxels_without_size_in_other_formats(reader: str, tmp_path: Path) -> None:
+    header = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nOffset = 0 0 0\n"
+        "ElementSpacing = 1 0 3\nDimSize = 3 4 5\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    )
+    (tmp_path / "a.mha").write_bytes(header.encode() + bytes(120))
+    with pytest.raises(VolumeError, match=r"a\.mha: expected voxel sizes above 0; mend the header"):
+        read_image([tmp_path / "a.mha"], reader)
+
+
 def test_sheared_image_is_refused_by_simpleitk_only(tmp_path: Path) -> None:
     sheared = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     nib.save(nib.Nifti1Image(VOXELS, sheared), tmp_path / "a.nii.gz")

@@ -1,4 +1,4 @@
-"""Export of labels against interpolating everything, as nnU-Net does it."""
+"""Export of labels against nnU-Net's own functions, which interpolate everything and decode it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
 
 from nnunet_partial.inference import label_export
@@ -23,20 +24,42 @@ def decoding_of(regions: bool, values) -> Decoding:
     return Decoding(regions, tuple(int(v) for v in values), tuple(f"class{v}" for v in values), int(max(values)))
 
 
-def by_nnunet(logits, shape, spacing, new_spacing, decoding, resampling) -> np.ndarray:
-    """Everything interpolated, then decoded."""
+def label_manager(regions: bool, values) -> LabelManager:
+    """nnU-Net's, of as many channels; labels are 0, 1, 2, ..., and regions overlap."""
+    if not regions:
+        return LabelManager({"background": 0, **{f"class{v}": int(v) for v in values if v}}, None)
+    names = {f"region{number}": [number + 1, number + 2] for number in range(len(values))}
+    return LabelManager({"background": 0, **names}, [int(v) for v in values])
+
+
+def interpolated(logits, shape, spacing, new_spacing, resampling) -> np.ndarray:
+    """All logits, by nnU-Net."""
+    force = {"force_separate_z": resampling.separate_z}
     if resampling.kind == "torch":
-        full = resample_torch_fornnunet(logits, shape, spacing, new_spacing, force_separate_z=resampling.separate_z)
-    else:
-        full = resample_data_or_seg_to_shape(
-            logits, shape, spacing, new_spacing, order=resampling.order, force_separate_z=resampling.separate_z
-        )
-    if not decoding.regions:
-        return np.array(decoding.values)[full.argmax(0)]
-    labels = np.zeros(full.shape[1:], np.int64)
-    for channel, value in zip(full, decoding.values, strict=True):
-        labels[channel > 0] = value
-    return labels
+        mode = ("nearest-exact", "linear")[resampling.order_z]
+        return resample_torch_fornnunet(logits, shape, spacing, new_spacing, aniso_axis_mode=mode, **force)
+    orders = {"order": resampling.order, "order_z": resampling.order_z}
+    return resample_data_or_seg_to_shape(logits, shape, spacing, new_spacing, **orders, **force)
+
+
+def by_nnunet(logits, shape, spacing, new_spacing, decoding, resampling) -> np.ndarray:
+    """Everything interpolated and decoded by nnU-Net."""
+    full = interpolated(logits, shape, spacing, new_spacing, resampling)
+    manager = label_manager(decoding.regions, decoding.values)
+    assert manager.num_segmentation_heads == len(logits)
+    return np.asarray(manager.convert_logits_to_segmentation(full))
+
+
+def margin_of(full, regions: bool) -> np.ndarray:
+    """How far logits are from another label."""
+    if regions:
+        return np.abs(full).min(0)
+    best = np.sort(full, 0)
+    return best[-1] - best[-2] if len(best) > 1 else np.full(full.shape[1:], np.inf)
+
+
+def random_spacing(rng) -> tuple[float, ...]:
+    return tuple(float(mm) for mm in np.exp(rng.uniform(np.log(0.3), np.log(8), 3)))
 
 
 def blocks_of(logits, rng):
@@ -44,26 +67,48 @@ def blocks_of(logits, rng):
     return [logits[:, a:b] for a, b in itertools.pairwise(cuts)]
 
 
+def check(rng, channels: int, largest: tuple[int, int], regions: bool, resampling: Resampling, spacings) -> np.ndarray:
+    """Compares the export of random logits, returns their labels."""
+    shape, new_shape = ([int(n) for n in rng.integers(1, top, 3)] for top in largest)
+    logits = rng.normal(size=(channels, *shape)).astype(np.float32)
+    if rng.random() < 2 / 3:  # smooth ones are decided by copying, noise by interpolating whole planes
+        logits = ndimage.gaussian_filter(logits, (0, 2, 2, 2))
+    decoding = decoding_of(regions, rng.permutation(channels) + 1 if regions else np.arange(channels))
+    maps = axis_maps(resampling, shape, new_shape, *spacings)
+    assert maps is not None
+    found = export_labels(blocks_of(logits, rng), maps, decoding, threads=int(rng.integers(1, 3)))
+    expected = by_nnunet(logits, new_shape, *spacings, decoding, resampling)
+    different = found != expected
+    # channels that are equal to a rounding
+    assert different.sum() <= (1 if resampling.kind == "spline" else 2)
+    assert (margin_of(interpolated(logits, new_shape, *spacings, resampling), regions)[different] < 1e-5).all()
+    return found
+
+
 @pytest.mark.parametrize("seed", range(60))
 @pytest.mark.parametrize("regions", [False, True])
 @pytest.mark.parametrize("kind", ["spline", "torch"])
-def test_equals_interpolating_everything(seed, regions, kind):
+@pytest.mark.parametrize("order_z", [0, 1])
+def test_equals_nnunets_export(seed, regions, kind, order_z):
     rng = np.random.default_rng(seed)
     channels = int(rng.choice([1, 2, 3, 7, 20]))
-    shape, new_shape = ([int(n) for n in rng.integers(1, top, 3)] for top in (12, 24))
-    logits = rng.normal(size=(channels, *shape)).astype(np.float32)
-    if seed % 3:  # smooth ones are decided by copying, noise by interpolating whole planes
-        logits = ndimage.gaussian_filter(logits, (0, 2, 2, 2))
-    spacing, new_spacing = SPACINGS[seed % 5], SPACINGS[seed // 5 % 5]
-    decoding = decoding_of(regions, rng.permutation(channels) + 1)
-    resampling = Resampling(kind, 1, 0, None if seed % 2 else False)
-    maps = axis_maps(resampling, shape, new_shape, spacing, new_spacing)
-    assert maps is not None
-    found = export_labels(blocks_of(logits, rng), maps, decoding, threads=1 + seed % 2)
-    expected = by_nnunet(logits, new_shape, spacing, new_spacing, decoding, resampling)
+    resampling = Resampling(kind, 1, order_z, [None, False, True][seed % 3])
+    spacings = SPACINGS[seed % 5], SPACINGS[seed // 5 % 5]
+    if seed % 2:
+        spacings = random_spacing(rng), random_spacing(rng)
+    found = check(rng, channels, (12, 24), regions, resampling, spacings)
     assert found.dtype == np.uint8
-    # channels that are equal to a rounding
-    assert (found != expected).sum() <= (1 if kind == "spline" else 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("channels", [117, 260])
+@pytest.mark.parametrize("order_z", [0, 1])
+def test_many_classes_equal_nnunets_export(seed, regions, channels, order_z):
+    rng = np.random.default_rng(seed)
+    resampling = Resampling("spline", 1, order_z, [None, None, False, True][seed])
+    found = check(rng, channels, (7, 14), regions, resampling, (random_spacing(rng), random_spacing(rng)))
+    assert found.dtype == (np.uint8 if channels < 255 else np.uint16)
 
 
 @pytest.mark.parametrize("regions", [False, True])
@@ -75,7 +120,7 @@ def test_smooth_volume_uses_few_and_many_candidates(regions):
     distance = [np.sqrt(((grid - c[:, None, None, None]) ** 2).sum(0)) for c in centres]
     logits = np.float32(4) - np.array(distance, np.float32)
     new_shape, spacing = [40, 37, 41], (1.0, 1.0, 1.0)
-    decoding = decoding_of(regions, np.arange(12) + 1)
+    decoding = decoding_of(regions, np.arange(12) + regions)
     resampling = Resampling("spline", 1, 0, False)
     maps = axis_maps(resampling, (16, 16, 16), new_shape, spacing, spacing)
     assert maps is not None

@@ -9,6 +9,7 @@ import torch
 
 from nnunet_partial.inference.backends import open_backend
 from nnunet_partial.inference.model import exported_model, open_model
+from nnunet_partial.inference.model.agreement import TOLERANCE_BF16, Agreement
 from nnunet_partial.inference.model.exported_model import ExportedModel
 from nnunet_partial.inference.model.open_model import ModelChoice
 from nnunet_partial.inference.predictor import open_predictor
@@ -41,8 +42,8 @@ def opened(tmp_path, monkeypatch):
 
     monkeypatch.setattr(open_backend, "open_backend", opens)
 
-    def run(*formats, **changes):
-        exported = ExportedModel(None, {kind: (tmp_path / kind,) for kind in formats})
+    def run(*formats, agreement=None, **changes):
+        exported = ExportedModel(None, {kind: (tmp_path / kind,) for kind in formats}, agreement or {})
         monkeypatch.setattr(exported_model, "load_exported", lambda folder: exported)
         return open_model.open_model(tmp_path, choice(**changes))[1]
 
@@ -114,7 +115,28 @@ def test_pytorch_by_name_looks_for_a_gpu_itself(opened, driver, monkeypatch):
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_a_folder_of_nnunet_opens_on_the_cpu_without_gpu(tmp_path, monkeypatch, mode):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(open_model, "_has_bf16", lambda: True)
+    monkeypatch.setattr(open_model, "has_bf16", lambda: True)
     predictor = open_predictor(write_model(tmp_path / "model"), mode=mode)
     assert predictor.backend.device.type == "cpu"
     assert ("bfloat16" in predictor.backend.description or "bf16" in predictor.backend.description) == (mode == "fast")
+
+
+@pytest.mark.parametrize(
+    ("relative", "changes", "expected"),
+    [
+        (0.02, {}, "bf16"),
+        (None, {}, "bf16"),  # exported where the processor had none
+        (0.2, {}, "fp32"),
+        (float("nan"), {}, "fp32"),
+        (0.2, {"precision": "bf16"}, "bf16"),
+        (0.02, {"exact": True}, "fp32"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["openvino", "torch"])
+def test_bf16_is_left_where_it_was_found_to_be_far_off(opened, monkeypatch, kind, relative, changes, expected):
+    monkeypatch.setattr(open_model, "has_bf16", lambda: True)
+    agreement = {kind: Agreement(6, 0.0, 0.0)}
+    if relative is not None:
+        agreement[f"{kind}, bf16"] = Agreement(6, 1.0, relative, TOLERANCE_BF16)
+    found = opened(kind, agreement=agreement, **{"device": "cpu", "exact": False, **changes})
+    assert found == (kind, "cpu", expected)

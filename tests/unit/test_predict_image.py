@@ -6,7 +6,9 @@ import dataclasses
 import importlib.util
 import json
 import re
-from importlib.metadata import requires
+import subprocess
+import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +20,7 @@ from packaging.utils import canonicalize_name
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.efficiency.results import CaseCost
 from nnunet_partial.inference.model.exported_model import PLAN_FILE, export_model
+from nnunet_partial.networks.variants import VARIANTS
 from tests import documents
 from tests.documents import ROOT
 from tests.unit import tiny_models
@@ -55,6 +58,62 @@ def test_versions_are_those_of_the_package(device: str) -> None:
         expected = {str(s) for s in ours[name]} | excluded if name in ours else {str(s) for s in stock[name]}
         assert {str(s) for s in versions} == expected, name
     assert ("torch" in listed(device)) == (device == "cuda")
+
+
+IMPORT_ALL = """
+import importlib, sys
+refused = set(sys.argv[2:])
+
+
+class InImage:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in refused else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+
+sys.meta_path[:] = [InImage(finder) for finder in sys.meta_path]
+for name in sys.argv[1].split(","):
+    module, _, network = name.rpartition(".")
+    print(getattr(importlib.import_module(module), network).__name__)
+importlib.import_module("einops")  # SwinUNETR asks for it when it is made
+"""
+
+
+def installed_with(requirements: set[str]) -> set[str]:
+    """What can be imported where these packages and what they need are installed."""
+    modules: dict[str, set[str]] = {}
+    for module, names in packages_distributions().items():
+        for name in names:
+            modules.setdefault(canonicalize_name(name), set()).add(module)
+    found: set[str] = set()
+    waiting = sorted(requirements)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in modules:  # of another system
+            continue
+        found.add(name)
+        needed = [Requirement(text) for text in requires(name) or []]
+        waiting += [canonicalize_name(n.name) for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})]
+    return {module for name in found for module in modules[name]}
+
+
+def test_all_networks_of_the_plans_are_in_the_image_for_gpus() -> None:
+    networks = {
+        variant.architecture["network_class_name"] for variant in VARIANTS.values() if variant.architecture is not None
+    }
+    assert len(networks) >= 6
+    allowed = installed_with(set(listed("cuda"))) | sys.stdlib_module_names | {"nnunet_partial"}
+    refused = set(packages_distributions()) - allowed
+    assert {"nnunetv2", "batchgenerators", "pandas"} <= refused
+    words = [sys.executable, "-c", IMPORT_ALL, ",".join(sorted(networks)), *sorted(refused)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {name.rpartition(".")[2] for name in networks}
 
 
 def test_all_that_is_copied_is_in_the_context() -> None:

@@ -165,15 +165,15 @@ def test_voxel_sizes_that_make_an_image_too_large_are_named(spacing, monkeypatch
 def test_an_image_must_fit_into_memory_twice(monkeypatch):
     # 3000 voxels of 4 bytes in two channels
     image, spacing, plan = np.ones((2, 10, 10, 10), np.float32), (1.5, 3.0, 1.0), make_plan(("NoNormalization",) * 2)
-    monkeypatch.setattr("nnunet_partial.inference.preprocessing._memory_bytes", lambda: 2 * 2 * 4 * 3000)
+    monkeypatch.setattr("nnunet_partial.inference.preprocessing.memory_bytes", lambda: 2 * 2 * 4 * 3000)
     assert prepare(image, spacing, plan).data.shape == (2, 10, 30, 10)
-    monkeypatch.setattr("nnunet_partial.inference.preprocessing._memory_bytes", lambda: 2 * 2 * 4 * 3000 - 1)
+    monkeypatch.setattr("nnunet_partial.inference.preprocessing.memory_bytes", lambda: 2 * 2 * 4 * 3000 - 1)
     with pytest.raises(VolumeError, match=r"found 1\.5 x 3 x 1 mm, .*3e\+03 voxels"):
         prepare(image, spacing, plan)
 
 
 def test_more_voxels_than_any_scan_has_are_refused_on_any_machine(monkeypatch):
-    monkeypatch.setattr("nnunet_partial.inference.preprocessing._memory_bytes", lambda: 1 << 60)
+    monkeypatch.setattr("nnunet_partial.inference.preprocessing.memory_bytes", lambda: 1 << 60)
     # 17 GB, were they more than one number
     image = np.broadcast_to(np.float32(1), (1, 2000, 2000, 1080))
     with pytest.raises(VolumeError, match=r"at most 4\.29e\+09"):

@@ -10,7 +10,7 @@ from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Backend, Precision
 from nnunet_partial.inference.model.plan import PredictionPlan
 
-__all__ = ["KINDS", "choose_backend", "open_backend"]
+__all__ = ["KINDS", "choose_backend", "has_bf16", "open_backend"]
 
 KINDS = ("torch", "openvino", "onnx")
 _PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
@@ -90,3 +90,12 @@ def open_backend(
             raise PartialError(f"precision '{precision}': ONNX Runtime computes in fp32 only; use another back end")
         return ONNXBackend(files, device=device, threads=threads)
     raise PartialError(f"back end: expected one of {list(KINDS)}, found '{kind}'")
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -16,26 +16,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from nnunet_partial import __version__
 from nnunet_partial.atomic import atomic_folder, write_json
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.backends.backend import Backend
-from nnunet_partial.inference.backends.open_backend import KINDS, open_backend
+from nnunet_partial.inference.backends.backend import Precision
+from nnunet_partial.inference.backends.open_backend import KINDS
+from nnunet_partial.inference.model.agreement import TOLERANCE, TOLERANCE_BF16, Agreement, agreements, entry
 from nnunet_partial.inference.model.model_folder import CHECKPOINT, LoadedModel, load_model
 from nnunet_partial.inference.model.plan import PredictionPlan
 
-__all__ = ["PLAN_FILE", "TOLERANCE", "Agreement", "ExportedModel", "export_model", "is_exported", "load_exported"]
+__all__ = ["PLAN_FILE", "ExportedModel", "export_model", "is_exported", "load_exported"]
 
 PLAN_FILE = "prediction_plan.json"
-TOLERANCE = 1e-3
 _FORMAT = 1
 _PACKAGES = {"torch": ("torch", "safetensors"), "openvino": ("openvino",), "onnx": ("onnx", "onnxruntime")}
-_WINDOWS = 3  # of noise, and as many like CT
-_BLOCK = 4  # voxels a tissue extends in the latter
-_TISSUES_HU = (-1000, -800, -100, 40, 60, 120, 700)
 
 
 class ExportedModel(NamedTuple):
@@ -44,25 +38,22 @@ class ExportedModel(NamedTuple):
     Attributes:
         plan: What it predicts.
         files: For each back end the files to load, one a fold.
+        agreement: How well back ends agreed with PyTorch where the model was exported, by `entry`.
     """
 
     plan: PredictionPlan
     files: Mapping[str, tuple[Path, ...]]
+    agreement: Mapping[str, Agreement]
 
+    def holds(self, kind: str, precision: Precision) -> bool:
+        """Whether nothing speaks against a back end in some precision; not every one was compared.
 
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """How far the logits of a back end, loaded from its files, are from those of PyTorch in fp32.
-
-    Attributes:
-        windows: Windows compared.
-        maximum: Largest difference.
-        relative: The same, divided by the largest magnitude of PyTorch's logits.
-    """
-
-    windows: int
-    maximum: float
-    relative: float
+        Args:
+            kind: Of the back end.
+            precision: It would compute in.
+        """
+        found = self.agreement.get(entry(kind, precision))
+        return found is None or found.holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +65,6 @@ class _Document:
     files: Mapping[str, tuple[str, ...]]
     checkpoints_sha256: Mapping[str, str]
     versions: Mapping[str, str]
-    tolerance: float
     agreement: Mapping[str, Agreement]
 
 
@@ -89,6 +79,7 @@ def export_model(
     trust_checkpoint: bool = False,
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
+    tolerance_bf16: float = TOLERANCE_BF16,
 ) -> Mapping[str, Agreement]:
     """Writes a model of nnU-Net as a folder for prediction, and loads it again to see that it predicts the same.
 
@@ -101,10 +92,11 @@ def export_model(
         configuration: Instead of the one that the checkpoint names.
         trust_checkpoint: Load whatever a checkpoint asks for.
         overwrite: Replace an exported model in `target`.
-        tolerance: Largest relative difference that is taken.
+        tolerance: Largest relative difference that is taken, in fp32.
+        tolerance_bf16: Largest one in bf16, beyond which the model is predicted in fp32 unless bf16 is asked for.
 
     Returns:
-        How well each format agrees with the checkpoints.
+        How well each format agrees with the checkpoints: 'torch', and 'torch, bf16' where this processor has it.
 
     Raises:
         PartialError: The model cannot be read or written, or a back end predicts something else.
@@ -118,14 +110,14 @@ def export_model(
             model_folder, folds, checkpoint, configuration=configuration, trust_checkpoint=trust_checkpoint
         )
         files = {kind: _write(kind, model, folder) for kind in dict.fromkeys(formats)}
-        agreement = _compare(model, folder, files, tolerance)
+        written = {kind: [folder / name for name in names] for kind, names in files.items()}
+        agreement = agreements(model, written, tolerance, tolerance_bf16)
         document = _Document(
             _FORMAT,
             dataclasses.replace(model.plan, dataset_json=_without_cases(model.plan.dataset_json)),
             files,
             {f"fold_{f}": _sha256(p) for f, p in zip(model.folder.folds, model.folder.checkpoints, strict=True)},
             {"nnunet_partial": __version__, **_versions(files)},
-            tolerance,
             agreement,
         )
         write_json(folder / PLAN_FILE, dataclasses.asdict(document))
@@ -180,7 +172,7 @@ def load_exported(folder: Path) -> ExportedModel:
         problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         raise PartialError("\n  - ".join([f"{path}: not valid; export the model again", *problems])) from error
     files = {kind: tuple(_existing(folder, name) for name in names) for kind, names in document.files.items()}
-    return ExportedModel(document.plan, files)
+    return ExportedModel(document.plan, files, document.agreement)
 
 
 def _existing(folder: Path, name: str) -> Path:
@@ -204,51 +196,6 @@ def _write(kind: str, model: LoadedModel, folder: Path) -> tuple[str, ...]:
 
             names.append(write_network(kind, model.plan, weights, folder / f"network_fold_{fold}", str(source))[0].name)
     return tuple(names)
-
-
-def _compare(
-    model: LoadedModel, folder: Path, files: Mapping[str, Sequence[str]], tolerance: float
-) -> dict[str, Agreement]:
-    from nnunet_partial.inference.backends.torch_backend import TorchBackend
-
-    windows = _windows(model.plan)
-    sources = [str(path) for path in model.folder.checkpoints]
-    expected = _predicted(TorchBackend.load(model.plan, model.weights, sources=sources), windows)
-    largest = float(np.abs(expected).max()) or 1.0
-    agreement = {}
-    for kind, names in files.items():
-        found = _predicted(open_backend(kind, model.plan, [folder / name for name in names]), windows)
-        maximum = float(np.abs(found - expected).max())
-        agreement[kind] = Agreement(len(windows), maximum, maximum / largest)
-        if not maximum / largest <= tolerance:  # so that NaN is refused too
-            raise PartialError(
-                f"format '{kind}': its logits differ from PyTorch's by up to {maximum:.3g}, {maximum / largest:.2g} of "
-                f"the largest one, where {tolerance:g} is allowed; nothing was written; choose other --formats"
-            )
-    return agreement
-
-
-def _predicted(backend: Backend, windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    one_by_one = (backend.to_numpy(backend.predict(backend.to_backend(window[None]))).copy() for window in windows)
-    return np.concatenate(list(one_by_one))
-
-
-def _windows(plan: PredictionPlan) -> npt.NDArray[np.float32]:
-    """Windows to compare on, (6, C, *patch): noise, and blocks of tissue as in a normalised CT."""
-    rng = np.random.default_rng(0)
-    shape = (_WINDOWS, len(plan.channel_names), *plan.patch_size)
-    noise = rng.standard_normal(shape, np.float32)
-    tissues = rng.choice(np.array(_TISSUES_HU, np.float32), (*shape[:2], *(-(-size // _BLOCK) for size in shape[2:])))
-    for axis, size in enumerate(shape[2:], start=2):
-        tissues = np.repeat(tissues, _BLOCK, axis).take(range(size), axis)
-    hounsfield = tissues + 15 * rng.standard_normal(shape, np.float32)
-    for channel, normalization in enumerate(plan.normalizations):
-        given = normalization.statistics
-        image = hounsfield[:, channel]
-        image = np.clip(image, given.get("percentile_00_5", -1000), given.get("percentile_99_5", 1000))
-        spread = max(given.get("std", float(image.std())), 1e-8)
-        hounsfield[:, channel] = (image - given.get("mean", float(image.mean()))) / spread
-    return np.concatenate([noise, hounsfield]).astype(np.float32)
 
 
 def _versions(files: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.inference.backends.backend import Backend, Precision
+from nnunet_partial.inference.backends.open_backend import has_bf16
 from nnunet_partial.inference.model.plan import PredictionPlan
 
 __all__ = ["ModelChoice", "open_model"]
@@ -52,7 +53,7 @@ class ModelChoice:
             return self.precision
         if device.startswith("cuda"):
             return "fp16"
-        return "bf16" if not self.exact and device == "cpu" and _has_bf16() else "fp32"
+        return "bf16" if not self.exact and device == "cpu" and has_bf16() else "fp32"
 
 
 def open_model(model: Path, choice: ModelChoice) -> tuple[PredictionPlan, Backend]:
@@ -109,7 +110,9 @@ def _open_exported(model: Path, choice: ModelChoice) -> tuple[PredictionPlan, Ba
     kind = choose_backend(exported.files, device) if choice.backend == "auto" else choice.backend
     if kind not in formats:
         raise PartialError(f"back end '{kind}': {model} was exported for {', '.join(sorted(formats))} only")
-    precision = "fp32" if kind == "onnx" and choice.precision is None else choice.precision_on(device)
+    precision = choice.precision_on(device)
+    if choice.precision is None and (kind == "onnx" or not exported.holds(kind, precision)):
+        precision = "fp32"
     backend = open_backend(
         kind,
         exported.plan,
@@ -146,12 +149,3 @@ def _device(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -144,6 +144,8 @@ def _unreadable(path: Path, error: Exception) -> VolumeError:
             f"{path}: the axes of the image are not at right angles (sheared affine), which SimpleITK, the reader of "
             "this model, refuses; resample the image to an upright grid, or mend its sform"
         )
+    if "change spacing" in str(error):
+        return VolumeError(f"{path}: expected voxel sizes above 0; mend the header ({lines[-1]})")
     return VolumeError(
         f"{path}: cannot be read as an image; of another format, damaged or cut short? "
         f"({lines[-1] if lines else type(error).__name__})"
@@ -240,6 +242,8 @@ def _plain_nifti(path: Path) -> tuple[npt.NDArray[Any], ItkGeometry] | None:
     import SimpleITK as sitk
 
     content, header = load_nifti(path)
+    if min(header.pixdim[:3]) < 0:  # SimpleITK would mirror the image, other readers would not
+        raise VolumeError(f"{path}: expected voxel sizes above 0, found {header.pixdim[:3]} in the header; mend pixdim")
     if header.voxel_type is None:
         return None
     voxels = header.voxels(content)
