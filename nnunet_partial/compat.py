@@ -2,6 +2,7 @@
 
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import dummy_context
@@ -12,4 +13,5 @@ __all__ = [
     "dummy_context",
     "export_prediction_from_logits",
     "get_allowed_n_proc_DA",
+    "infer_dataset_class",
 ]

@@ -62,9 +62,11 @@ def _run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     console = output_console()
-    table = Table("format", "largest difference", "relative", "windows", title="logits against PyTorch's, fp32")
+    columns = ("format", "largest difference", "relative", "tolerance", "windows")
+    table = Table(*columns, title="logits against PyTorch's in fp32")
     for kind, found in agreement.items():
-        table.add_row(*map(Text, (kind, f"{found.maximum:.2g}", f"{found.relative:.2g}", str(found.windows))))
+        numbers = (f"{number:.2g}" for number in (found.maximum, found.relative, found.tolerance))
+        table.add_row(*map(Text, (kind, *numbers, str(found.windows))))
     console.print(table)
     command = ["nnUNetv2_partial_predict", "-i", "IMAGES", "-o", "PREDICTIONS", "-m", str(arguments.o)]
     console.print(Text(f"written to {arguments.o}"), soft_wrap=True)

@@ -37,8 +37,8 @@ class AmbiguityAwareLoss(nn.Module):
 
     Args:
         gamma: Exponent of the focal term, at least 0.
-        entropy_weight: Weight of the entropy of samples with annotated voxels.
-        entropy_weight_unannotated: Weight of the entropy of samples without.
+        entropy_weight: Weight of the entropy of samples with annotated voxels, at least 0.
+        entropy_weight_unannotated: Weight of the entropy of samples without, at least 0.
         slice_axis: Spatial axis along which slices were annotated; None for volumes.
         smoothing: Of the Dice, above 0. The paper's 1 is the size of a small structure in a small patch: where such
             a structure is annotated and absent, every bit of its probability costs Dice, and the structure may never
@@ -59,6 +59,11 @@ class AmbiguityAwareLoss(nn.Module):
         super().__init__()
         if not smoothing > 0:
             raise ValueError(f"smoothing: expected a number above 0, got {smoothing}")
+        if not (entropy_weight >= 0 and entropy_weight_unannotated >= 0):
+            raise ValueError(
+                "entropy weights: expected numbers of at least 0, got "
+                f"{entropy_weight} and {entropy_weight_unannotated}"
+            )
         self.gamma = gamma
         self.entropy_weight = entropy_weight
         self.entropy_weight_unannotated = entropy_weight_unannotated

@@ -2,10 +2,11 @@
 
 from nnunet_partial.sampling.case_sampling import UNIFORM, CaseSampling
 from nnunet_partial.sampling.class_values import class_values
-from nnunet_partial.sampling.draws import ANYWHERE, Draws
+from nnunet_partial.sampling.draws import ANYWHERE, Draws, describe_never_drawn
 from nnunet_partial.sampling.frequency_log import FrequencyLog
 from nnunet_partial.sampling.hierarchical import HierarchicalSampling
 from nnunet_partial.sampling.loader import PartialDataLoader, make_reproducible
+from nnunet_partial.sampling.outside_values import outside_values
 from nnunet_partial.sampling.voxel_counts import (
     VoxelCounts,
     class_voxels,
@@ -30,7 +31,9 @@ __all__ = [
     "count_raw_voxels",
     "count_voxels",
     "describe_missing",
+    "describe_never_drawn",
     "make_reproducible",
+    "outside_values",
     "vanished",
 ]
 

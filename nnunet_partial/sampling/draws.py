@@ -13,10 +13,11 @@ import numpy.typing as npt
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels import PartialLabels
 
-__all__ = ["ANYWHERE", "NO_CLASS", "Draws", "Level", "informative_cases"]
+__all__ = ["ANYWHERE", "NO_CLASS", "Draws", "Level", "describe_never_drawn", "informative_cases"]
 
 ANYWHERE = "anywhere"
 NO_CLASS = -1
+_NAMED = 3
 
 Level = Literal["class", "modality", "source", "case"]
 _Integers = npt.NDArray[np.int64]
@@ -153,3 +154,22 @@ def informative_cases(cases: Sequence[str], labels: PartialLabels) -> npt.NDArra
             "make other folds (splits_final.json) or train on all of them (fold 'all')"
         )
     return informative
+
+
+def describe_never_drawn(labels: PartialLabels, draws: Draws) -> list[str]:
+    """A line for the log where cases of which something is known are never drawn; no line where there are none.
+
+    Args:
+        labels: The label model.
+        draws: What training patches are drawn from.
+    """
+    informative = [case for case in draws.cases if labels.is_informative(case)]
+    probability = draws.marginal("case")
+    never = [case for case in informative if not probability[case]]
+    if not never:
+        return []
+    listed = ", ".join(never[:_NAMED]) + (", ..." if len(never) > _NAMED else "")
+    return [
+        f"{len(never)} of {len(informative)} labelled training cases are never drawn, as all patches are centred on a "
+        f"class and these have no voxel of any: {listed}; nnUNet_partial_sampling=cmd_anywhere would draw them"
+    ]

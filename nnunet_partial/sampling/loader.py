@@ -10,17 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels import PartialLabels
 from nnunet_partial.sampling.class_values import class_values
 from nnunet_partial.sampling.draws import NO_CLASS, Draws
+from nnunet_partial.sampling.outside_values import outside_values
 from nnunet_partial.sampling.voxel_counts import VoxelCounts
 
 __all__ = ["PartialDataLoader", "make_reproducible"]
 
 _ROUNDING = 1e-9
+_OUTSIDE = -1
 
 
 class PartialDataLoader(nnUNetDataLoader):  # type: ignore[misc]
@@ -34,6 +38,9 @@ class PartialDataLoader(nnUNetDataLoader):  # type: ignore[misc]
     Batch k of a run depends on (seed, stream, rank, k) only: not on the number of workers, and not on whether the
     run was interrupted. Worker i of n makes the batches first + i, first + i + n, ...; nnU-Net's
     MultiThreadedAugmenter puts them back in order.
+
+    Targets hold no -1: case by case it becomes the value of `outside_values`. nnU-Net's transform that makes 0 of it is
+    left out of `transforms`, and all others stay.
 
     Args:
         *args: As nnU-Net's data loader.
@@ -49,6 +56,8 @@ class PartialDataLoader(nnUNetDataLoader):  # type: ignore[misc]
         places: Patches of a batch over all ranks; None for those of this loader.
         **kwargs: As nnU-Net's data loader.
     """
+
+    transforms: Any
 
     def __init__(
         self,
@@ -66,6 +75,7 @@ class PartialDataLoader(nnUNetDataLoader):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.transforms = _keeping_outside(self.transforms)
         self.draws = draws
         self.key = (seed, stream, rank)
         self.next_batch = first
@@ -76,6 +86,7 @@ class PartialDataLoader(nnUNetDataLoader):  # type: ignore[misc]
         self._labels = labels
         self._counts = counts
         self._class_values = class_values(labels)
+        self._outside_values = outside_values(labels)
         self._rng = np.random.default_rng()
         self._drawn: list[tuple[str, int]] = []
         self._place = 0
@@ -97,6 +108,11 @@ class PartialDataLoader(nnUNetDataLoader):  # type: ignore[misc]
         self.next_batch += self.workers
         batch: dict[str, Any] = super().generate_train_batch()
         batch["classes"] = np.array([class_ for _, class_ in self._drawn], np.int64)
+        levels = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
+        for place, (case, _) in enumerate(self._drawn):
+            outside = int(self._outside_values[self._labels.row_of(case)])
+            for level in levels:
+                level[place].masked_fill_(level[place] == _OUTSIDE, outside)
         return batch
 
     def get_indices(self) -> npt.NDArray[np.str_]:
@@ -167,3 +183,12 @@ def make_reproducible(transforms: Any) -> Any:
         if isinstance(inner, GaussianBlurTransform):
             inner.benchmark = False
     return transforms
+
+
+def _keeping_outside(transforms: Any) -> Any:
+    """A pipeline of batchgeneratorsv2 without the transform that makes 0 of -1; None stays None."""
+    if transforms is None:
+        return None
+    return ComposeTransforms(
+        [t for t in transforms.transforms if not (isinstance(t, RemoveLabelTransform) and t.label_value == _OUTSIDE)]
+    )

@@ -33,7 +33,7 @@ __all__ = [
     "vanished",
 ]
 
-_FORMAT = 2  # 1 did not count voxels outside the image
+_FORMAT = 3  # 1 did not count voxels outside the image, 2 took them for value 0
 _PREPROCESSED_ENDINGS = ("_seg.b2nd", ".npz")
 _SAVE_EVERY_SECONDS = 30.0
 _NAMED = 3
@@ -46,7 +46,7 @@ class VoxelCounts:
     Attributes:
         values: Number of label values V.
         of: Case identifier to int64 (V,), the voxels of each value. In preprocessed label maps -1 (outside the nonzero
-            mask) counts as 0, which nnU-Net makes of it before the loss.
+            mask) counts as the value that it becomes before the loss, see `outside_values`.
     """
 
     values: int
@@ -58,7 +58,13 @@ class VoxelCounts:
 
 
 def count_voxels(
-    dataset: nnUNetBaseDataset, cases: Sequence[str], values: int, *, cache: Path, threads: int | None = None
+    dataset: nnUNetBaseDataset,
+    cases: Sequence[str],
+    values: int,
+    *,
+    cache: Path,
+    outside: Mapping[str, int] | None = None,
+    threads: int | None = None,
 ) -> VoxelCounts:
     """Counts the voxels of preprocessed label maps.
 
@@ -71,6 +77,7 @@ def count_voxels(
         values: Number of label values.
         cache: JSON file; made where it is missing. It must not lie in the dataset's folder, where nnU-Net allows
             preprocessed cases only.
+        outside: Case identifier to the value that -1 counts as; None for 0 in all cases.
         threads: Cases counted at a time; None for the processors of this machine, at most eight.
 
     Raises:
@@ -83,7 +90,7 @@ def count_voxels(
         return _count(np.asarray(dataset.load_case(case)[1][:])[0])
 
     counter = _CachedCounter(cache, "preprocessed", threads)
-    return _checked(counter.counts(files, count, "counting voxels"), values, files)
+    return _checked(counter.counts(files, count, "counting voxels"), values, files, outside)
 
 
 def count_raw_voxels(
@@ -252,16 +259,20 @@ def _preprocessed_file(folder: Path, case: str) -> Path:
 
 
 def _count(labels: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
-    """Voxels of every value, -1 taken for 0; unlike NumPy's, torch's counting lets other threads work meanwhile."""
+    """Voxels of every value from -1 on; unlike NumPy's, torch's counting lets other threads work meanwhile."""
     values = int(labels.max(initial=0)) + 1
     total = torch.zeros(values + 1, dtype=torch.int64)
     for part in labels:
         total += torch.bincount(torch.from_numpy(part.astype(np.int32).ravel() + 1), minlength=values + 1)
-    total[1] += total[0]
-    return {value: n for value, n in enumerate(total[1:].tolist()) if n}
+    return {value: n for value, n in enumerate(total.tolist(), start=-1) if n}
 
 
-def _checked(found: Mapping[str, Mapping[int, int]], values: int, files: Mapping[str, Path]) -> VoxelCounts:
+def _checked(
+    found: Mapping[str, Mapping[int, int]],
+    values: int,
+    files: Mapping[str, Path],
+    outside: Mapping[str, int] | None = None,
+) -> VoxelCounts:
     result = {}
     for case, voxels in found.items():
         if max(voxels, default=0) >= values:
@@ -270,5 +281,6 @@ def _checked(found: Mapping[str, Mapping[int, int]], values: int, files: Mapping
                 f"{values - 1}; merge and preprocess the dataset again"
             )
         result[case] = np.zeros(values, np.int64)
-        result[case][list(voxels)] = list(voxels.values())
+        for value, n in voxels.items():
+            result[case][(outside or {}).get(case, 0) if value < 0 else value] += n
     return VoxelCounts(values, result)

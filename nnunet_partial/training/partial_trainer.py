@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from nnunet_partial.atomic import write_json
-from nnunet_partial.compat import dummy_context, get_allowed_n_proc_DA
+from nnunet_partial.compat import dummy_context, get_allowed_n_proc_DA, infer_dataset_class
 from nnunet_partial.errors import LabelError, PartialError
 from nnunet_partial.labels import partial_labels_of, preprocessed_axes, stratified_splits
 from nnunet_partial.losses import positive_weights_of
@@ -30,7 +31,7 @@ from nnunet_partial.training.heads import known_states
 from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
 from nnunet_partial.training.patch_sources import PatchSources
 from nnunet_partial.training.recipe import Recipe
-from nnunet_partial.training.schedule import EpochLearningRate
+from nnunet_partial.training.schedule import EpochLearningRate, keep_running_statistics
 from nnunet_partial.training.slice_axes import RotationInSlices, axis_across
 from nnunet_partial.training.table_loss import TableLoss, deep_supervision_weights
 from nnunet_partial.training.transfer import load_pretrained
@@ -50,7 +51,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
     nnUNetv2_predict works on the model folder.
 
     Outside the nonzero mask and outside the image a label map holds -1; as in stock nnU-Net this becomes value 0
-    before the loss, which means 'none of what this case annotates'.
+    before the loss, which means 'none of what this case annotates', or, in cases with an ignore label, that label.
 
     Args:
         plans: As nnU-Net passes it.
@@ -64,6 +65,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
     """
 
     recipe: ClassVar[Recipe]
+    dataset_class: Any
 
     def __init__(
         self,
@@ -137,12 +139,14 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
-        """As nnU-Net's; changes the optimizer where a phase of the schedule begins."""
+        """As nnU-Net's; changes the optimizer where a phase begins; in that of the heads the body stays as it is."""
         phase = self.schedule.phase(self.current_epoch)
         if (phase == "heads") != (self._phase == "heads"):
             self.print_to_log_file(f"Epoch {self.current_epoch}: phase '{phase}' of the schedule begins")
             self.optimizer, self.lr_scheduler = self.configure_optimizers()
         super().on_train_epoch_start()
+        if phase == "heads":
+            keep_running_statistics(self.network)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """As nnU-Net's; the saved optimizer is that of the phase in which the checkpoint was written."""
@@ -172,10 +176,10 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.print_to_log_file(f"Positive weights: {', '.join(f'{name} {weight:.4g}' for name, weight in pairs)}")
             options["positive_weights"] = weights.tolist()
         if self.method.slices:
-            options["slice_axis"] = self._slice_axis()
+            options["slice_axis"] = self._slice_axis
         if self.method.optional:
             options["optional"] = self._channels_of(self.method.optional)
-        return options
+        return options | self.method.loss_weights
 
     def _channels_of(self, listed: str) -> list[int]:
         names = [name.strip() for name in listed.split(",")]
@@ -184,13 +188,14 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             raise PartialError(f"nnUNet_partial_optional: {unknown} are no classes; classes are {self.channel_names}")
         return [self.channel_names.index(name) for name in names]
 
+    @cached_property
     def _slice_axis(self) -> int | None:
         """The axis of a patch across the slices of the recipe; None without, and for a 2D patch, which is one slice."""
         dimensions = len(self.configuration_manager.patch_size)
         if not self.method.slices or dimensions == 2:
             return None
         folder = Path(self.preprocessed_dataset_folder)
-        cases, _ = self.do_split()
+        cases = self.sources.datasets[0].identifiers
         raw = axis_across(self.method.slices, ((case, load_pickle(str(folder / f"{case}.pkl"))) for case in cases))
         return preprocessed_axes([raw], self.plans_manager.transpose_forward, dimensions)[0]
 
@@ -213,7 +218,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         else:
             self.print_to_log_file(f"Mirroring: axes {axes}; no class has a side")
         self.inference_allowed_mirroring_axes = axes
-        across = self._slice_axis()
+        across = self._slice_axis
         if across is not None:
             # nnU-Net's 2D augmentation of anisotropic patches turns them about the first axis
             limits = (0.0, 0.0) if dummy_2d and across else rotation
@@ -225,6 +230,8 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         """As nnU-Net, but folds that do not exist yet are stratified by source and grouped by patient."""
         base = Path(self.preprocessed_dataset_folder_base)
         if self.fold != "all" and not (base / "splits_final.json").is_file():
+            if self.dataset_class is None:  # nnU-Net finds it after the loss, which may need the training cases
+                self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
             cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
             write_json(base / "splits_final.json", stratified_splits(self.partial_labels, cases))
         train, validation = super().do_split()

@@ -21,6 +21,8 @@ from nnunet_partial.sampling import (
     count_raw_voxels,
     count_voxels,
     describe_missing,
+    describe_never_drawn,
+    outside_values,
     vanished,
 )
 
@@ -58,11 +60,13 @@ class PatchSources:
     @cached_property
     def counts(self) -> VoxelCounts:
         """Voxels of every label value in every case of the fold; counted once, kept beside the preprocessed data."""
-        values = self._trainer.partial_labels.states.shape[1]
-        own = [
-            count_voxels(dataset, self._share_of_rank(list(dataset.identifiers)), values, cache=self._cache).of
-            for dataset in self.datasets
-        ]
+        labels = self._trainer.partial_labels
+        values, of_set = labels.states.shape[1], outside_values(labels)
+        own = []
+        for dataset in self.datasets:
+            cases = self._share_of_rank(list(dataset.identifiers))
+            outside = {case: int(of_set[labels.row_of(case)]) for case in cases}
+            own.append(count_voxels(dataset, cases, values, cache=self._cache, outside=outside).of)
         return VoxelCounts(
             values, {case: n for parts in self._of_all_ranks(own) for of in parts for case, n in of.items()}
         )
@@ -118,7 +122,7 @@ class PatchSources:
         return FrequencyLog(self.draws[0])
 
     def report_missing(self) -> None:
-        """Writes to the training log which classes vanish at the target spacing or have no voxel in the fold."""
+        """Writes to the training log which classes vanish or have no voxel, and which cases are never drawn."""
         trainer = self._trainer
         labels, cases = trainer.partial_labels, list(self.datasets[0].identifiers)
         own = VoxelCounts(self.counts.values, {case: self.counts.of[case] for case in self._share_of_rank(cases)})
@@ -130,7 +134,8 @@ class PatchSources:
             cache=self._cache,
         )
         gone = [pair for pairs in self._of_all_ranks(vanished(labels, self.counts, raw)) for pair in pairs]
-        for line in describe_missing(labels, self.counts, cases, gone):
+        lines = describe_missing(labels, self.counts, cases, gone)
+        for line in (*lines, *describe_never_drawn(labels, self.draws[0])):
             trainer.print_to_log_file(f"Warning: {line}")
 
     def report_epoch(self) -> None:

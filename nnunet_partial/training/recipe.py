@@ -13,7 +13,7 @@ from nnunet_partial.labels import PartialLabels, with_classes
 from nnunet_partial.sampling import UNIFORM, CaseSampling, HierarchicalSampling, Sampling
 from nnunet_partial.training.heads import SIGMOID, Heads
 from nnunet_partial.training.schedule import Schedule
-from nnunet_partial.training.settings import read_setting, refuse_unknown_settings
+from nnunet_partial.training.settings import read_setting, read_weight, refuse_unknown_settings
 from nnunet_partial.training.slice_axes import SLICES
 
 __all__ = ["SAMPLINGS", "SETTINGS", "Recipe", "unchanged"]
@@ -28,6 +28,8 @@ SAMPLINGS: dict[str, Sampling] = {
 }
 """What `nnUNet_partial_sampling` can name."""
 
+_LOSS_WEIGHTS = ("entropy_weight", "entropy_weight_unannotated", "smoothing")
+
 
 def unchanged(labels: PartialLabels) -> PartialLabels:
     """The label space as the dataset declares it."""
@@ -40,7 +42,8 @@ class Recipe:
 
     Attributes:
         loss: Makes the loss, called as `loss(logits, labels, table)`. Gets the keyword `positive_weights` where
-            `positive_weights` is set, `slice_axis` where `slices` is, and `optional` where `optional` is.
+            `positive_weights` is set, `slice_axis` where `slices` is, `optional` where `optional` is, and
+            `loss_weights`.
         heads: What the channels mean: one sigmoid a class or one softmax over the atoms.
         label_space: Turns the declared label space into the one that is trained.
         sampling: How patches are drawn.
@@ -51,6 +54,10 @@ class Recipe:
         slices: 'axial', 'coronal' or 'sagittal' where the loss is computed slice by slice; '' for whole patches.
         optional: Comma-separated classes that only some cases annotate (S of Zhu et al. 2023, equation 2); all others
             count as annotated everywhere. '' for all.
+        entropy_weight: Weight of the entropy of samples with annotated voxels; None for that of `loss`, here and in the
+            two next.
+        entropy_weight_unannotated: Weight of the entropy of samples without.
+        smoothing: Of the Dice, above 0.
         head_prior: Probability that untrained sigmoid heads give every class, in (0, 1); None leaves the network's own
             initialisation, which gives about one half. Most classes fill far less than a hundredth of a patch, and
             a small prior spares the first iterations the collapse of all heads to zero (Lin et al., ICCV 2017,
@@ -70,6 +77,9 @@ class Recipe:
     positive_weights: bool = False
     slices: str = ""
     optional: str = ""
+    entropy_weight: float | None = None
+    entropy_weight_unannotated: float | None = None
+    smoothing: float | None = None
     head_prior: float | None = None
     pretrained: str = ""
     needs_pretrained: bool = False
@@ -90,10 +100,18 @@ class Recipe:
             "slices": "sigmoid losses leave out slices that nobody annotated in any case; of the others, that of "
             "PartialLabelTrainerAmbiguity can be computed slice by slice",
             "optional": "only the loss of PartialLabelTrainerSelected takes classes for annotated everywhere",
+            **dict.fromkeys(_LOSS_WEIGHTS, "only that of PartialLabelTrainerAmbiguity does"),
         }
-        for name, keyword in (("slices", "slice_axis"), ("optional", "optional")):
-            if getattr(self, name) and keyword not in known:
-                raise PartialError(f"{name}: the loss of this trainer knows nothing of it; {reasons[name]}")
+        keywords = {"slices": "slice_axis"}
+        for name, reason in reasons.items():
+            if getattr(self, name) not in ("", None) and keywords.get(name, name) not in known:
+                raise PartialError(f"{name}: the loss of this trainer knows nothing of it; {reason}")
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights that replace those of `loss`, by keyword."""
+        weights = {name: getattr(self, name) for name in _LOSS_WEIGHTS}
+        return {name: weight for name, weight in weights.items() if weight is not None}
 
     def from_environment(self) -> Recipe:
         """This recipe with what environment variables `nnUNet_partial_NAME` set.
@@ -115,6 +133,9 @@ class Recipe:
             implied_negatives=read_setting("implied_negatives", self.implied_negatives),
             slices=read_setting("slices", self.slices, choices=tuple(SLICES)),
             optional=read_setting("optional", self.optional),
+            entropy_weight=read_weight("entropy_weight", self.entropy_weight),
+            entropy_weight_unannotated=read_weight("entropy_weight_unannotated", self.entropy_weight_unannotated),
+            smoothing=read_weight("smoothing", self.smoothing, zero=False),
             pretrained=read_setting("pretrained", self.pretrained),
             classes=read_setting("classes", self.classes),
             schedule=self.schedule.from_environment(),
@@ -138,6 +159,7 @@ SETTINGS = (
     "implied_negatives",
     "slices",
     "optional",
+    *_LOSS_WEIGHTS,
     "pretrained",
     "classes",
     *(entry.name for entry in fields(Schedule)),

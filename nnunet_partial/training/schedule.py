@@ -11,7 +11,7 @@ from torch import nn
 
 from nnunet_partial.training.settings import read_setting
 
-__all__ = ["DECAYS", "OPTIMIZERS", "EpochLearningRate", "Phase", "Schedule"]
+__all__ = ["DECAYS", "OPTIMIZERS", "EpochLearningRate", "Phase", "Schedule", "keep_running_statistics"]
 
 OPTIMIZERS = ("sgd", "adamw")
 DECAYS = ("poly", "step", "constant")
@@ -154,6 +154,20 @@ def _adamw_of_heads(
 
     optimizer.register_step_pre_hook(forget_body)
     return optimizer
+
+
+def keep_running_statistics(network: nn.Module) -> None:
+    """Makes the layers that normalise by running statistics, such as batch norm, use these and leave them as they are.
+
+    In the phase 'heads', where the body of the network stays as it is. To be called after every `network.train()`,
+    which undoes it.
+
+    Args:
+        network: A network in training mode; as it is or inside torch.compile or DistributedDataParallel.
+    """
+    for module in network.modules():
+        if getattr(module, "running_mean", None) is not None:
+            module.eval()
 
 
 class EpochLearningRate:

@@ -12,12 +12,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_partial import trainers
 from nnunet_partial.demo.pipeline import Pipeline
 from nnunet_partial.errors import LabelError, PartialError
 from nnunet_partial.labels import partial_labels_of
 from nnunet_partial.losses import positive_weights_of
+from nnunet_partial.sampling import Draws, outside_values
+from nnunet_partial.training import partial_trainer
+from tests.integration.workspace import LOOKED_AT
 
 MakeTrainer = Callable[..., Any]
 
@@ -71,8 +75,11 @@ def test_positive_weights_are_those_of_the_training_cases(make_trainer: MakeTrai
     values = labels.states.shape[1]
     cases = list(training.identifiers)
     maps = [np.asarray(training.load_case(case)[1][:]) for case in cases]
-    # nnU-Net makes 0 of what lies outside the nonzero mask before the loss
-    counts = np.array([np.bincount(np.maximum(m, 0).ravel(), minlength=values) for m in maps])
+    # before the loss, what lies outside the nonzero mask becomes 0, or the ignore label where a case has one
+    outside = outside_values(labels)[[labels.row_of(case) for case in cases]]
+    assert {case.split("_")[0] for case, value in zip(cases, outside, strict=True) if value} == {"sparse"}
+    inside = [np.where(m < 0, value, m) for m, value in zip(maps, outside, strict=True)]
+    counts = np.array([np.bincount(m.ravel(), minlength=values) for m in inside])
     expected = positive_weights_of(counts, labels.states[[labels.row_of(case) for case in cases]])
     found = trainer.loss.loss.loss.positive_weights
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
@@ -93,10 +100,62 @@ def test_masking_only_shows_the_loss_fewer_known_voxels(
 @pytest.mark.parametrize("slices", ["axial", "sagittal"])
 def test_slicewise_loss(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, slices: str) -> None:
     monkeypatch.setenv("nnUNet_partial_slices", slices)
+    read: list[str] = []
+    monkeypatch.setattr(partial_trainer, "load_pickle", lambda file: read.append(file) or load_pickle(file))
     trainer = make_trainer("PartialLabelTrainerAmbiguity")
     trainer.run_training()
     assert trainer.loss.loss.loss.slice_axis == {"axial": 0, "sagittal": 2}[slices]
     assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
+    training, _ = trainer.sources.datasets
+    assert len(read) == len(training.identifiers)
+    assert log_of(trainer).count("Desired fold for training") == 1
+
+
+def log_of(trainer: Any) -> str:
+    return Path(trainer.log_file).read_text()
+
+
+def test_slices_that_nobody_looked_at_stay_unknown(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two slices of the sparse cases were looked at; turned, mirrored, scaled and cut off they stay about two."""
+    monkeypatch.setenv("nnUNet_partial_slices", "axial")
+    trainer = make_trainer("PartialLabelTrainerAmbiguity")
+    trainer.initialize()
+    labels = trainer.partial_labels
+    loader = trainer.get_dataloaders()[0].data_loader
+    loader.draws = Draws.anywhere([c for c in loader.draws.cases if c.startswith("sparse")], labels)
+    told = ~torch.from_numpy(labels.possible.all(-1))
+    telling = []
+    for _ in range(20):
+        batch = next(loader)
+        for key, target in zip(batch["keys"], batch["target"][0], strict=True):
+            known = told[labels.row_of(str(key))][target[0].long()]
+            telling.append(int(known.flatten(1).any(1).sum()))
+    assert max(telling) <= 2 * len(LOOKED_AT)
+    assert np.mean(telling) > 1
+
+
+def test_cases_that_are_never_drawn_are_reported(make_trainer: MakeTrainer) -> None:
+    for name, reported in (("PartialLabelTrainer", False), ("PartialLabelTrainerAmbiguity", True)):
+        trainer = make_trainer(name)
+        trainer.initialize()
+        case = next(c for c in trainer.sources.datasets[0].identifiers if c.startswith("lits"))
+        trainer.sources.counts.of[case][1:] = 0
+        trainer.sources.report_missing()
+        labelled = sum(trainer.partial_labels.is_informative(c) for c in trainer.sources.datasets[0].identifiers)
+        line = f"Warning: 1 of {labelled} labelled training cases are never drawn"
+        assert (line in log_of(trainer)) == reported
+
+
+def test_weights_of_the_ambiguity_losses_are_settings(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {"entropy_weight": "0", "entropy_weight_unannotated": "0.5", "smoothing": "1"}.items():
+        monkeypatch.setenv(f"nnUNet_partial_{name}", text)
+    trainer = make_trainer("PartialLabelTrainerAmbiguity")
+    trainer.initialize()
+    loss = trainer.loss.loss.loss
+    assert (loss.entropy_weight, loss.entropy_weight_unannotated, loss.smoothing) == (0, 0.5, 1)
+    assert "entropy_weight=0.0, entropy_weight_unannotated=0.5, smoothing=1.0" in log_of(trainer)
 
 
 def test_classes_that_all_cases_annotate(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +176,9 @@ def test_one_class_of_many(make_trainer: MakeTrainer, monkeypatch: pytest.Monkey
     trainer = make_trainer("PartialLabelTrainerImplicit")
     trainer.run_training()
     assert trainer.network.decoder.seg_layers[-1].out_channels == 1
-    drawn = (Path(trainer.output_folder) / "sampling.csv").read_text()
-    assert ",source,organs,1," in drawn  # no other source annotates the spleen
+    rows = [row.split(",") for row in (Path(trainer.output_folder) / "sampling.csv").read_text().splitlines()]
+    declared = {name: float(share) for _, level, name, share, *_ in rows if level == "source"}
+    assert {name for name, share in declared.items() if share} == {"organs", "sparse"}  # they label the spleen
 
 
 def test_a_softmax_needs_one_axis(make_trainer: MakeTrainer, nnunet: Path) -> None:
@@ -131,10 +191,21 @@ def test_a_softmax_needs_one_axis(make_trainer: MakeTrainer, nnunet: Path) -> No
 
 
 @pytest.fixture
-def pretrained(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def plans(nnunet: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Plans with instance norm, as nnU-Net's, or with the layers that the parameter names."""
+    content = json.loads((nnunet / "nnUNetPlans_small.json").read_text())
+    if hasattr(request, "param"):
+        content["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["norm_op"] = request.param
+    return content
+
+
+@pytest.fixture
+def pretrained(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plans: dict[str, Any]
+) -> Any:
     """A trained network of some of the classes; later trainers write elsewhere."""
     monkeypatch.setenv("nnUNet_partial_classes", "spleen,aorta")
-    trainer = make_trainer()
+    trainer = make_trainer(plans=plans)
     trainer.run_training()
     monkeypatch.delenv("nnUNet_partial_classes")
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "fine_tuned"))
@@ -160,9 +231,12 @@ def test_fine_tuning_takes_over_body_and_heads_by_name(make_trainer: MakeTrainer
     assert set(known) < set(names)
 
 
-def test_fine_tuning_begins_with_the_heads(make_trainer: MakeTrainer, pretrained: Any) -> None:
-    trainer = make_trainer("PartialLabelTrainerFineTune")
+@pytest.mark.parametrize("plans", ["torch.nn.InstanceNorm3d", "torch.nn.BatchNorm3d"], indirect=True)
+def test_fine_tuning_begins_with_the_heads(make_trainer: MakeTrainer, pretrained: Any, plans: dict[str, Any]) -> None:
+    """The body stays as it is for an epoch, also the running statistics of batch norm."""
+    trainer = make_trainer("PartialLabelTrainerFineTune", plans=plans)
     body = pretrained.network.state_dict()
+    assert any("running_mean" in key for key in body) == ("BatchNorm3d" in json.dumps(plans))
     at_end: list[tuple[str, bool, float]] = []
     end_of_epoch = trainer.on_epoch_end
 

@@ -189,14 +189,32 @@ def test_fold_all(make_trainer: MakeTrainer) -> None:
     assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
 
 
-def test_missing_splits_are_made_by_source(make_trainer: MakeTrainer, nnunet: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("PartialLabelTrainer", {}),
+        ("PartialLabelTrainerImplicit", {}),
+        ("PartialLabelTrainerAmbiguity", {"slices": "axial"}),
+    ],
+)
+def test_missing_splits_are_made_by_source(
+    make_trainer: MakeTrainer, nnunet: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, str]
+) -> None:
+    """Some losses need the training cases before nnU-Net has made folds."""
+    for setting, text in settings.items():
+        monkeypatch.setenv(f"nnUNet_partial_{setting}", text)
     splits_file = nnunet / "splits_final.json"
-    written = json.loads(splits_file.read_text())
+    written = splits_file.read_text()
     splits_file.unlink()
-    trainer = make_trainer()
-    trainer.initialize()
-    trainer.do_split()
-    assert json.loads(splits_file.read_text()) == written
+    try:
+        trainer = make_trainer(name)
+        trainer.initialize()
+        training, _ = trainer.do_split()
+        made = json.loads(splits_file.read_text())
+    finally:
+        splits_file.write_text(written)
+    assert made == json.loads(written)
+    assert training == made[0]["train"]
 
 
 def test_classes_that_validation_lacks_leave_no_nan(make_trainer: MakeTrainer, nnunet: Path) -> None:

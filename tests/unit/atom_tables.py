@@ -57,6 +57,18 @@ def protocol(atoms: int, *sets: tuple[int, ...]) -> torch.Tensor:
     return table
 
 
+def twice(logits: torch.Tensor, labels: torch.Tensor, possible: torch.Tensor) -> Batch:
+    """The batch side by side with itself, where the second half has atoms and label values of its own.
+
+    No atom has any probability in the half that is not its own, and no label says that it could be one of the other.
+    """
+    nowhere, rest = torch.full_like(logits, -1e4), torch.zeros_like(possible)
+    halves = torch.cat([logits, nowhere], 1), torch.cat([nowhere, logits], 1)
+    values = torch.cat([labels, torch.where(labels < 0, labels, labels + possible.shape[1])], -1)
+    tables = torch.cat([possible, rest], 2), torch.cat([rest, possible], 2)
+    return torch.cat(halves, -1), values, torch.cat(tables, 1)
+
+
 def label_set(labels: torch.Tensor, possible: torch.Tensor, case: int, place: Place) -> frozenset[int]:
     """The atoms that a voxel could be."""
     value, atoms = int(labels[(case, 0, *place)]), possible.shape[2]

@@ -106,6 +106,13 @@ def test_smoothing_must_be_above_zero(smoothing: float) -> None:
         AmbiguityAwareLoss(smoothing=smoothing)
 
 
+@pytest.mark.parametrize("name", ["entropy_weight", "entropy_weight_unannotated"])
+@pytest.mark.parametrize("weight", [-1.0, math.nan])
+def test_entropy_weights_must_not_be_below_zero(name: str, weight: float) -> None:
+    with pytest.raises(ValueError, match="entropy weights: expected numbers of at least 0"):
+        AmbiguityAwareLoss(**{name: weight})
+
+
 def dice_loss(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """Equation 2, from the probabilities and labels of each group."""
     dice = []

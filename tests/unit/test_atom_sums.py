@@ -23,10 +23,12 @@ from tests.unit.atom_tables import (
     protocol,
     random_batch,
     regions_of,
+    twice,
 )
 
+NO_ENTROPY = {"entropy_weight": 0.0, "entropy_weight_unannotated": 0.0}
 WITHOUT_ENTROPY = {
-    "no_entropy": AmbiguityAwareLoss(entropy_weight=0.0, entropy_weight_unannotated=0.0),
+    "no_entropy": AmbiguityAwareLoss(**NO_ENTROPY),
     "marginal": MarginalExclusionLoss(),
     "leaf_dice": LeafDiceLoss(),
     "leaf_dice_alone": LeafDiceLoss(cross_entropy=False),
@@ -172,6 +174,32 @@ def test_relabelling_unknown_structures_changes_nothing(name: str) -> None:
     after = loss_and_gradient(LOSSES[name], logits, swapped, possible)
     assert before[0] == after[0]
     np.testing.assert_array_equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "loss",
+    [
+        AmbiguityAwareLoss(**NO_ENTROPY),
+        AmbiguityAwareLoss(),
+        AmbiguityAwareLoss(smoothing=1e-5, slice_axis=0),
+        MarginalExclusionLoss(exclusion_weight=0.0),
+        LeafDiceLoss(),
+        LeafDiceLoss(cross_entropy=False),
+        LeafDiceLoss(kind="marginal"),
+    ],
+)
+def test_twice_the_classes_do_not_change_the_scale(loss: torch.nn.Module, seed: int) -> None:
+    """Means over groups and atoms: of twice as many, each learned as well as before, the loss is the same."""
+    logits, labels, possible = random_batch(seed, shape=(6, 5, 4))
+    labels, possible = labels.clamp_min(0) % 3, protocol(5, (0, 2, 4), (1,), (3,)).repeat(2, 1, 1)
+    value, gradient = loss_and_gradient(loss, logits, labels, possible)
+    assert value > 0.1
+    doubled, doubled_gradient = loss_and_gradient(loss, *twice(logits, labels, possible))
+    assert doubled == pytest.approx(value, rel=0, abs=1e-9)
+    np.testing.assert_allclose(
+        doubled_gradient[:, :5, ..., :4] + doubled_gradient[:, 5:, ..., 4:], gradient, rtol=1e-9, atol=1e-12
+    )
 
 
 @every_loss

@@ -24,6 +24,7 @@ PARTIAL = {
     "selected": SelectedPartialLoss(),
     "implicit": ImplicitLabelLoss(),
     "implicit weighted": ImplicitLabelLoss(WEIGHTS),
+    "implicit calibrated": ImplicitLabelLoss(WEIGHTS, calibrated=True),
 }
 CLOSED = {"naive": NaiveLoss(), "selected of two": SelectedPartialLoss(optional=(0, 2))}
 
@@ -241,14 +242,22 @@ def test_relabelling_unknown_structures_changes_nothing(loss: torch.nn.Module) -
     assert (before[1] == after[1]).all()
 
 
-@pytest.mark.parametrize("loss", [SelectedPartialLoss(), ImplicitLabelLoss(), ImplicitLabelLoss([3.0, 0.5] * 4)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SelectedPartialLoss(),
+        ImplicitLabelLoss(),
+        ImplicitLabelLoss([3.0, 0.5] * 4),
+        ImplicitLabelLoss([3.0, 0.5] * 4, calibrated=True),
+    ],
+)
 def test_the_number_of_classes_does_not_change_the_scale(loss: torch.nn.Module) -> None:
     logits, labels, table = random_batch(13, classes=8)
     logits[:, 4:], table[:, :, 4:] = logits[:, :4], table[:, :, :4]
     value, gradient = loss_and_gradient(loss, logits, labels, table)
     once = loss
     if isinstance(loss, ImplicitLabelLoss) and loss.positive_weights is not None:
-        once = ImplicitLabelLoss(loss.positive_weights[:4])
+        once = ImplicitLabelLoss(loss.positive_weights[:4], calibrated=loss.calibrated)
     half, half_gradient = loss_and_gradient(once, logits[:, :4], labels, table[:, :, :4])
     assert value == pytest.approx(half, abs=1e-12)
     np.testing.assert_allclose(gradient[:, :4] + gradient[:, 4:], half_gradient, atol=1e-15, rtol=1e-9)

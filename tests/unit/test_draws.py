@@ -17,6 +17,7 @@ from nnunet_partial.sampling import (
     Sampling,
     VoxelCounts,
     class_values,
+    describe_never_drawn,
 )
 
 DRAWN = 20_000
@@ -98,6 +99,45 @@ def test_realised_frequencies_are_the_declared_ones(name: str, unbalanced: tuple
     for pair in drawn:
         pairs[pair] = pairs.get(pair, 0) + 1
     assert_fits(pairs, rows)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "uniform"])
+def test_no_class_with_voxels_is_never_drawn(name: str, unbalanced: tuple[PartialLabels, VoxelCounts]) -> None:
+    """The gallbladder has voxels in one case of 364."""
+    labels, counts = unbalanced
+    for batch_size in (None, 2):
+        draws = STRATEGIES[name].draws(list(labels.cases), labels, counts, batch_size)
+        declared = draws.marginal("class")
+        assert all(declared[c] > 0 for c in labels.class_names)
+        rng = np.random.default_rng(2)
+        drawn = {draws.draw(rng)[1] for _ in range(DRAWN)}
+        assert drawn - {-1} == set(range(len(labels.class_names)))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_labelled_cases_that_are_never_drawn_are_reported(
+    name: str, unbalanced: tuple[PartialLabels, VoxelCounts]
+) -> None:
+    """A third of the cases of the large source have no voxel of any class; no unlabelled scan is listed."""
+    labels, counts = unbalanced
+    lines = describe_never_drawn(labels, STRATEGIES[name].draws(list(labels.cases), labels, counts, batch_size=2))
+    if name in ("multitalent", "by source", "uniform", "a third anywhere", "all centred"):
+        assert lines == []
+    else:
+        assert lines == [
+            "90 of 344 labelled training cases are never drawn, as all patches are centred on a class and these have "
+            "no voxel of any: big.CT_0, big.CT_3, big.CT_6, ...; nnUNet_partial_sampling=cmd_anywhere would draw them"
+        ]
+
+
+def test_two_cases_that_are_never_drawn_are_both_named() -> None:
+    space = LabelSpace({"anatomy": ("background", "liver")}, {"liver": atoms("liver")})
+    sets = {"s": AnnotationSet("s", "s", "CT", {0: atoms("background"), 1: atoms("liver")})}
+    labels = PartialLabels(space, sets, dict.fromkeys("abc", "s"))
+    counts = VoxelCounts(2, {case: np.array([9, case == "a"], np.int64) for case in "abc"})
+    (line,) = describe_never_drawn(labels, HierarchicalSampling().draws("abc", labels, counts))
+    assert line.startswith("2 of 3 labelled training cases are never drawn")
+    assert ": b, c; " in line
 
 
 def assert_fits(found: dict, declared: dict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from nnunet_partial.sampling import (
     class_values,
     make_reproducible,
 )
+from nnunet_partial.training.recipe import SAMPLINGS
 
 NAMES = ("background", "liver", "spleen", "vessel", "lesion")
 SPACE = LabelSpace({"anatomy": NAMES}, {n: frozenset({n}) for n in NAMES[1:]})
@@ -167,6 +169,34 @@ def test_realised_frequencies_are_the_declared_ones(labels: PartialLabels) -> No
     rows = [(draws.cases[i], int(c)) for i, c in zip(draws.case, draws.cls, strict=True)]
     assert set(drawn) <= set(rows)
     assert chisquare([drawn.get(row, 0) for row in rows], draws.probability * 50 * batches).pvalue > 0.001
+
+
+def test_each_place_of_a_batch_has_its_share_of_what_is_declared(labels: PartialLabels) -> None:
+    """'cmd_anywhere', a tenth unlabelled: of two places the second is centred, the first one time in five."""
+    scan = AnnotationSet("scans", "scans", "MR", {0: SPACE.everything})
+    labels = PartialLabels(SPACE, {**labels.sets, "scans": scan}, {**labels.cases, "c4": "scans", "c5": "scans"})
+    sampling = replace(SAMPLINGS["cmd_anywhere"], unlabelled_share=0.1)
+    made = loader(labels, sampling, patch=(1, 1, 1))
+    made._rng = np.random.default_rng(11)
+    drawn: list[dict[tuple[str, int], int]] = [{}, {}]
+    batches = 10_000
+    for _ in range(batches):
+        made.get_indices()
+        for place, pair in enumerate(made._drawn):
+            drawn[place][pair] = drawn[place].get(pair, 0) + 1
+    declared = made.draws
+    rows = [(declared.cases[i], int(c)) for i, c in zip(declared.case, declared.cls, strict=True)]
+    centred = declared.cls >= 0
+    assert declared.probability[centred].sum() == pytest.approx(0.6)
+    assert declared.marginal("source")["scans"] == pytest.approx(0.1)
+    second = np.where(centred, declared.probability / 0.6, 0)
+    for found, probability in zip(drawn, (2 * declared.probability - second, second), strict=True):
+        possible = [row for row, p in zip(rows, probability, strict=True) if p > 1e-9]
+        assert set(found) == set(possible)
+        expected = probability[probability > 1e-9] * batches
+        assert chisquare([found[row] for row in possible], expected).pvalue > 0.001
+    both = [sum(found.get(row, 0) for found in drawn) for row in rows]
+    assert chisquare(both, declared.probability * 2 * batches).pvalue > 0.001
 
 
 def test_last_places_of_every_batch_are_centred(labels: PartialLabels) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from nnunet_partial.errors import PartialError
 from nnunet_partial.networks import segmentation_heads
-from nnunet_partial.training.schedule import EpochLearningRate, Schedule
+from nnunet_partial.training.schedule import EpochLearningRate, Schedule, keep_running_statistics
 
 FINE_TUNING = Schedule(head_epochs=10, warmup_epochs=50, epochs=1000)
 
@@ -281,3 +281,21 @@ def test_the_learning_rate_of_every_epoch_leaves_the_body_of_the_head_phase_alon
     assert phase.optimizer.param_groups[0]["lr"] == pytest.approx(5e-5)
     phase.step(0)
     assert same(phase.body, body)
+
+
+@pytest.mark.parametrize("wrapper", [lambda network: network, torch.compile], ids=["bare", "compiled"])
+def test_running_statistics_are_used_and_kept(wrapper: Any) -> None:
+    """Layers without such statistics, and dropout, stay in training mode."""
+    layers = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.InstanceNorm2d(2, track_running_stats=True)]
+    network = nn.Sequential(*layers, nn.InstanceNorm2d(2), nn.Dropout(), nn.SyncBatchNorm(2))
+    parallel = wrapper(network)
+    parallel.train()
+    keep_running_statistics(parallel)
+    assert [layer.training for layer in network] == [True, False, False, True, True, False]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network[:5](torch.randn(3, 1, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    parallel.train()
+    assert all(layer.training for layer in network)
+    network[:5](torch.randn(3, 1, 8, 8))
+    assert not torch.equal(network.state_dict()["1.running_mean"], before["1.running_mean"])

@@ -68,6 +68,15 @@ def test_sampling_is_chosen_by_name_and_keeps_the_share_of_unlabelled_cases(sett
         ("PartialLabelTrainerMarginal", "slices", "axial", "slices: the loss of this trainer knows nothing of it"),
         ("PartialLabelTrainerLeafDice", "slices", "axial", "slices: the loss of this trainer knows nothing of it"),
         ("PartialLabelTrainer", "optional", "liver", "only the loss of PartialLabelTrainerSelected"),
+        ("PartialLabelTrainer", "entropy_weight", "0", "entropy_weight: the loss of this trainer knows nothing of it"),
+        ("PartialLabelTrainerMarginal", "entropy_weight_unannotated", "2", "knows nothing of it; only that of Partial"),
+        ("PartialLabelTrainerLeafDice", "smoothing", "1", "smoothing: the loss of this trainer knows nothing of it"),
+        ("PartialLabelTrainerAmbiguity", "entropy_weight", "-1", "expected a finite number of at least 0, found '-1'"),
+        ("PartialLabelTrainerAmbiguity", "entropy_weight", "nan", "expected a finite number of at least 0, found 'nan"),
+        ("PartialLabelTrainerAmbiguity", "entropy_weight_unannotated", "inf", "expected a finite number of at least 0"),
+        ("PartialLabelTrainerAmbiguity", "entropy_weight_unannotated", "no", "expected a number, found 'no'"),
+        ("PartialLabelTrainerAmbiguity", "smoothing", "0", "smoothing: expected a finite number above 0, found '0'"),
+        ("PartialLabelTrainerAmbiguity", "smoothing", "-0.5", "expected a finite number above 0, found '-0.5'"),
         ("PartialLabelTrainerAmbiguity", "slices", "oblique", "expected one of sagittal, coronal, axial"),
         ("PartialLabelTrainerAmbiguity", "implied_negatives", "0", "belong to sigmoid heads"),
     ],
@@ -78,7 +87,22 @@ def test_what_does_not_fit_a_recipe_is_refused(setting, trainer: str, name: str,
         getattr(trainers, trainer).recipe.from_environment()
 
 
+def test_weights_of_the_ambiguity_losses(setting) -> None:
+    recipe = trainers.PartialLabelTrainerAmbiguity.recipe
+    assert recipe.from_environment().loss_weights == {}
+    published = recipe.loss()
+    assert (published.entropy_weight, published.entropy_weight_unannotated, published.smoothing) == (1, 3, 1e-5)
+    for name, text in {"entropy_weight": "0", "entropy_weight_unannotated": "0.0", "smoothing": "1"}.items():
+        setting(name, text)
+    changed = recipe.from_environment()
+    assert changed.loss_weights == {"entropy_weight": 0.0, "entropy_weight_unannotated": 0.0, "smoothing": 1.0}
+    loss = changed.loss(**changed.loss_weights)
+    assert (loss.entropy_weight, loss.entropy_weight_unannotated, loss.smoothing) == (0, 0, 1)
+
+
 def test_recipes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(PartialError, match="entropy_weight: the loss of this trainer knows nothing of it"):
+        Recipe(loss=MultiTalentLoss, entropy_weight=0.0)
     with pytest.raises(PartialError, match="belong to sigmoid heads"):
         Recipe(loss=AmbiguityAwareLoss, heads=SOFTMAX, head_prior=0.01)
     with pytest.raises(PartialError, match="belong to sigmoid heads"):
@@ -106,6 +130,8 @@ def test_every_setting_has_an_effect_on_some_recipe(setting) -> None:
     for name in SETTINGS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(f"nnUNet_partial_{name}", texts.get(name, "7"))
-            other = {"slices": trainers.PartialLabelTrainerAmbiguity, "optional": trainers.PartialLabelTrainerSelected}
+            of_ambiguity = ("slices", "entropy_weight", "entropy_weight_unannotated", "smoothing")
+            other = dict.fromkeys(of_ambiguity, trainers.PartialLabelTrainerAmbiguity)
+            other["optional"] = trainers.PartialLabelTrainerSelected
             recipe = other.get(name, trainers.PartialLabelTrainer).recipe
             assert recipe.from_environment() != recipe, name

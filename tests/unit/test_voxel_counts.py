@@ -101,8 +101,20 @@ def test_one_voxel_and_largest_value(folder: Path, cache: Path) -> None:
     save(folder, "outside", np.full((1, 2, 2, 2), -1, np.int16))
     counts = count_voxels(Counted(folder), ["one", "outside"], 32_001, cache=cache)
     assert np.flatnonzero(counts.of["one"]).tolist() == [32_000]
-    # nnU-Net makes 0 of it before the loss
     assert counts.of["outside"][0] == counts.of["outside"].sum() == 8
+
+
+def test_outside_of_the_image_counts_as_the_value_that_it_becomes(folder: Path, cache: Path) -> None:
+    for _ in range(2):  # from the file, and from the cache
+        counts = count_voxels(Counted(folder), ["c0", "c1"], VALUES, cache=cache, outside={"c0": 3, "c1": 0})
+        outside = int((label_map(0) == -1).sum())
+        assert outside
+        without = [int((label_map(0) == value).sum()) for value in range(VALUES)]
+        assert counts.of["c0"].tolist() == [n + outside * (value == 3) for value, n in enumerate(without)]
+        assert counts.of["c1"].tolist() == expected(label_map(1))
+    again = Counted(folder)
+    assert count_voxels(again, ["c0"], VALUES, cache=cache).of["c0"].tolist() == expected(label_map(0))
+    assert again.loaded == []
 
 
 def test_counted_once(folder: Path, cache: Path) -> None:
@@ -147,12 +159,12 @@ def test_entries_of_other_cases_and_kinds_are_kept(folder: Path, cache: Path) ->
     assert content["raw"] == {"x": {"file": [1, 2], "voxels": {"0": 3}}}
 
 
-@pytest.mark.parametrize("broken", ["", "{", "[]", '{"format": 0, "preprocessed": {"c0": 1}}'])
+@pytest.mark.parametrize("broken", ["", "{", "[]", '{"format": 2, "preprocessed": {"c0": 1}}'])
 def test_a_useless_cache_is_replaced(folder: Path, cache: Path, broken: str) -> None:
     cache.write_text(broken)
     counts = count_voxels(Counted(folder), ["c0"], VALUES, cache=cache)
     assert counts.of["c0"].tolist() == expected(label_map(0))
-    assert json.loads(cache.read_text())["format"] == 2
+    assert json.loads(cache.read_text())["format"] == 3
 
 
 def test_values_beyond_the_table_are_refused(folder: Path, cache: Path) -> None:
