@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import json
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 
 from nnunet_partial.cli.predict import main
+from tests.unit.small_disk import files_up_to
 from tests.unit.tiny_models import configuration, make_dataset_json, make_plans, write_model
 
 SHAPE = (12, 10, 8)
@@ -176,17 +175,6 @@ def test_an_image_that_is_bad(
     assert message in error
     assert "Traceback" not in error
     assert listing(tmp_path / "out") == FILES
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Lets no file grow beyond some bytes, which fails as a full disk does, in the middle of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(

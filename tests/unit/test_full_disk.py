@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from nnunet_partial.errors import VolumeError
 from nnunet_partial.inference.reading.image_reader import Image, read_image
 from nnunet_partial.inference.writing import label_writer
 from nnunet_partial.inference.writing.label_writer import write_labels
+from tests.unit.small_disk import files_up_to
 
 RANDOM = np.random.default_rng(0)
 
@@ -25,17 +23,6 @@ RANDOM = np.random.default_rng(0)
 def image_of(path: Path, reader: str = "SimpleITKIO") -> Image:
     sitk.WriteImage(sitk.GetImageFromArray(RANDOM.integers(0, 99, (20, 20, 20)).astype(np.int16)), str(path))
     return read_image([path], reader)
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Lets no file grow beyond some bytes, which fails as a full disk does, in the middle of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 100, 400, 5000])
