@@ -112,7 +112,9 @@ class PartialDataLoader(nnUNetDataLoader):  # type: ignore[misc]
         for place, (case, _) in enumerate(self._drawn):
             outside = int(self._outside_values[self._labels.row_of(case)])
             for level in levels:
-                level[place].masked_fill_(level[place] == _OUTSIDE, outside)
+                # by NumPy: this runs in forked workers, where PyTorch waits forever for threads that are not there
+                values = level[place].numpy()
+                values[values == _OUTSIDE] = outside
         return batch
 
     def get_indices(self) -> npt.NDArray[np.str_]:
