@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from threadpoolctl import threadpool_limits
 
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels, one_axis_per_source
 from nnunet_partial.losses import AmbiguityAwareLoss
@@ -165,14 +167,34 @@ def test_every_level_of_a_case_with_an_ignore_label_is_that_of_its_own_map() -> 
     assert outside > 100
 
 
-def test_without_transforms_and_with_a_flat_patch() -> None:
+def flat_loader(patch: tuple[int, int]) -> PartialDataLoader:
     dataset = OneCase("ignore")
     counts = VoxelCounts(4, {"ignore": np.bincount(np.maximum(dataset.label_map, 0).ravel(), minlength=4)})
     draws = Draws.anywhere(["ignore"], LABELS)
-    made = PartialDataLoader(
-        *(dataset, 2, (40, 40), (40, 40), NoIgnore()), draws=draws, labels=LABELS, counts=counts, seed=0, stream=0
-    )
-    target = next(made)["target"]
+    more = {"draws": draws, "labels": LABELS, "counts": counts, "seed": 0, "stream": 0}
+    return PartialDataLoader(dataset, 2, patch, patch, NoIgnore(), **more)
+
+
+def test_without_transforms_and_with_a_flat_patch() -> None:
+    target = next(flat_loader((40, 40)))["target"]
     assert target.shape == (2, 1, 40, 40)
     assert set(target.unique().tolist()) <= {0, 1, IGNORE}
     assert (target == IGNORE).sum() >= 2 * (40**2 - SIDE**2)
+
+
+def test_a_forked_worker_does_not_wait_for_threads_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's threads of the parent are not there after a fork; nnU-Net limits itself to one for that reason."""
+    monkeypatch.setattr("nnunetv2.training.dataloading.data_loader.threadpool_limits", threadpool_limits)
+    made = flat_loader((512, 512))  # large enough for PyTorch to share it among threads
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.ones(1 << 22).add_(1)  # starts them
+        worker = multiprocessing.get_context("fork").Process(target=next, args=(made,), daemon=True)
+        worker.start()
+        worker.join(60)
+        exit_code = worker.exitcode
+        worker.kill()
+    finally:
+        torch.set_num_threads(before)
+    assert exit_code == 0
