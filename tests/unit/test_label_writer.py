@@ -12,10 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
-from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from skimage import io
 
 from nnunet_partial.errors import VolumeError
@@ -30,19 +26,9 @@ from nnunet_partial.inference.writing.label_writer import (
     write_probabilities,
 )
 from nnunet_partial.inference.writing.segmentation_nrrd import Segment, layers_of_masks, write_segmentation_nrrd
+from tests.unit.nifti_files import AFFINES, NIFTI_READERS
+from tests.unit.stock_readers import STOCK
 
-STOCK = {
-    reader.__name__: reader
-    for reader in (SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient, NaturalImage2DIO, Tiff3DIO)
-}
-NIFTI_READERS = ["SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient"]
-TURN = np.linalg.qr(np.array([[1, 0.2, 0.1], [-0.1, 1, 0.3], [0.2, -0.2, 1]]))[0]
-AFFINES = {
-    "plain": np.diag([0.8, 0.9, 3, 1.0]),
-    "flipped": np.array([[-0.8, 0, 0, 100], [0, -0.8, 0, 50], [0, 0, 5, -20], [0, 0, 0, 1.0]]),
-    "permuted": np.array([[0, 0, 3, 1], [-0.7, 0, 0, 2], [0, 0.9, 0, 3], [0, 0, 0, 1.0]]),
-    "oblique": np.block([[TURN * [0.8, 0.9, 3], np.array([[10], [-20], [30.5]])], [np.array([0, 0, 0, 1.0])]]),
-}
 RANDOM = np.random.default_rng(0)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.inference.machine import has_bf16
+from nnunet_partial.inference.backends.open_backend import has_bf16
 from tests.bench.inference.models import TRAINER, Model
 from tests.bench.inference.plans import CONFIGURATION, PLANS, TORCH_PLANS
 

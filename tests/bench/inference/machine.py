@@ -9,7 +9,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-__all__ = ["available_mb", "cores", "describe_machine", "has_bf16", "machine_lines"]
+from nnunet_partial.inference.backends.open_backend import has_bf16
+
+__all__ = ["available_mb", "cores", "describe_machine", "machine_lines"]
 
 _PACKAGES = (
     "nnunet-partial",
@@ -36,11 +38,6 @@ def _cpu_entry(name: str) -> str:
         if key.strip() == name:
             return value.strip()
     return ""
-
-
-def has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16."""
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_entry("flags").split())
 
 
 def _memory_mb(field: str) -> float:

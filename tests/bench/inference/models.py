@@ -26,7 +26,7 @@ from tests.bench.inference.plans import (
 )
 from tests.bench.inference.training import Trained, train
 
-__all__ = ["TRAINER", "Model", "environment", "export", "prepare_model", "write_model"]
+__all__ = ["TRAINER", "Model", "environment", "export", "export_folder", "prepare_model", "write_model"]
 
 TRAINER = "nnUNetTrainer"
 _SPREAD = 0.05  # of the random direction, in lengths of the trained head
@@ -192,9 +192,25 @@ def export(bench: Bench, model: Model, formats: Sequence[str]) -> None:
         newest = model.folder() / "fold_0" / "checkpoint_final.pth"
         if plan.stat().st_mtime >= newest.stat().st_mtime:
             return
-    log = bench.scratch("logs") / f"export.{model.name}.txt"
-    command = ["nnUNetv2_partial_export", "-m", str(model.folder()), "-o", str(model.exported), "-f", "0"]
-    command += ["--overwrite"] if plan.is_file() else []
+    export_folder(bench, model.folder(), model.exported, formats, model.name)
+
+
+def export_folder(bench: Bench, model: Path, target: Path, formats: Sequence[str], name: str) -> None:
+    """Exports a model folder; what was exported before is replaced.
+
+    Args:
+        bench: The benchmark.
+        model: nnU-Net's folder of the model.
+        target: The exported one.
+        formats: Of the command.
+        name: Of the log.
+
+    Raises:
+        PartialError: The command failed.
+    """
+    log = bench.scratch("logs") / f"export.{name}.txt"
+    command = ["nnUNetv2_partial_export", "-m", str(model), "-o", str(target), "-f", "0"]
+    command += ["--overwrite"] if target.is_dir() else []
     done = measure_command([*command, "--formats", *formats], log, interval_s=1.0, environment=environment(bench))
     if done.exit_status:
         raise PartialError(f"{' '.join(command)}: exit status {done.exit_status}; it ends with:\n{last_lines(log)}")

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from nnunet_partial.atomic import write_json
 from nnunet_partial.errors import PartialError
-from nnunet_partial.inference.efficiency.measurement import last_lines, measure_command
 from tests.bench.inference.bench import Bench
 from tests.bench.inference.competitors import exported_formats
-from tests.bench.inference.models import TRAINER, environment, write_model
+from tests.bench.inference.models import TRAINER, export_folder, write_model
 from tests.bench.inference.plans import CONFIGURATION, PLANS, make_dataset_json, make_plans
 from tests.bench.inference.training import Patients, fit, intensity_statistics
 from tests.integration.real_ct import real_data_folder
@@ -152,16 +151,6 @@ def prepare_real_model(bench: Bench, iterations: int | None) -> RealModel:
     dataset_json = {**make_dataset_json(list(ORGANS), "regions"), "overwrite_image_reader_writer": _READER}
     target = bench.folder / "models" / "results" / DATASET / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
     write_model(target, plans, dataset_json, network)
-    _export(bench, target, model)
+    export_folder(bench, target, model.exported, exported_formats(), "real_ct")
     write_json(done, settings)
     return model
-
-
-def _export(bench: Bench, trained: Path, model: RealModel) -> None:
-    log = bench.scratch("logs") / "export.real_ct.txt"
-    command = ["nnUNetv2_partial_export", "-m", str(trained), "-o", str(model.exported), "-f", "0"]
-    done = measure_command(
-        [*command, "--formats", *exported_formats()], log, interval_s=1.0, environment=environment(bench)
-    )
-    if done.exit_status:
-        raise PartialError(f"{' '.join(command)}: exit status {done.exit_status}; it ends with:\n{last_lines(log)}")

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_partial.atomic import atomic_path, write_json
+from nnunet_partial.inference.backends.open_backend import has_bf16
 from nnunet_partial.inference.model.weights_file import read_weights, write_weights
 from nnunet_partial.training.head_prior import set_head_prior
-from tests.bench.inference.machine import has_bf16
 from tests.bench.inference.plans import build_network, make_plans
 from tests.bench.inference.presets import Phase, Preset
 from tests.bench.inference.volumes import CLASSES, training_phantom
