@@ -122,6 +122,23 @@ def test_loss_falls_where_the_prediction_is_right():
     assert float(training._loss(right, labels)) < 1e-3 < float(training._loss(torch.zeros_like(right), labels))
 
 
+def test_loss_of_patches_without_a_class():
+    labels = torch.zeros((2, 4, 4, 4), dtype=torch.long)
+    logits = torch.zeros((2, 13, 4, 4, 4), requires_grad=True)
+    loss = training._loss(logits, labels)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), torch.log(torch.tensor(2.0)))
+    assert logits.grad is not None and bool((logits.grad > 0).all())
+
+
+@pytest.mark.parametrize(("edge", "expected"), [(4, False), (6, True), (8, True)])
+def test_reduced_precision_is_for_images_of_three_voxels(edge, expected, monkeypatch):
+    monkeypatch.setattr(training, "has_bf16", lambda: True)
+    plans = make_plans(TINY.network, STATISTICS)
+    assert training._in_bf16(plans, (edge, 8, 8), torch.device("cpu")) is expected
+    assert training._in_bf16(plans, (edge, 8, 8), torch.device("cuda"))
+
+
 def test_models_are_predicted_with_and_made_once(tmp_path):
     bench = Bench(tmp_path, TINY, 1, 1, tuple(TINY.volumes), (2, 14))
     model = prepare_model(bench, 14)
