@@ -22,6 +22,7 @@ from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
 from tests.bench.methods.mixes import MIXES
 from tests.bench.methods.network import make_loss
 from tests.bench.methods.orderings import ORDERINGS, checked
+from tests.bench.methods.overview import by_collection, by_sampling
 from tests.bench.methods.phantom_collection import phantom_collection
 from tests.bench.methods.plan import planned
 from tests.bench.methods.presets import COLLECTIONS, PRESETS
@@ -231,6 +232,49 @@ def test_rows_and_orderings_from_known_results(tmp_path):
     assert float(numbers["selected", "dice liver"]["mean"]) == pytest.approx(0.85)
     assert numbers["selected_normal", "dice liver_tumour"]["seeds"] == "1"
     assert numbers["selected_normal", "dice liver_tumour"]["sd"] == ""
+
+
+def scores(**means):
+    return {tuple(name.split("_in_")): mean_spread(values) for name, values in means.items()}
+
+
+def test_overview_marks_the_best_partly_labelled_method():
+    table = by_collection(
+        {
+            "phantoms": scores(
+                full_sigmoid_in_cmd=[0.9], shared_in_cmd=[0.7, 0.8], naive_in_cmd=[0.5], masked_in_mdc=[1]
+            ),
+            "slices": scores(naive_in_cmd=[0.6], shared_in_cmd=[None]),
+            "frames": scores(shared_in_uniform=[0.4]),
+        },
+        "cmd",
+    ).splitlines()
+    assert table[0] == "| method | phantoms | slices |"
+    assert table[2:] == [
+        "| naive (unlabelled is background) | 0.500 | **0.600** |",
+        "| shared heads (default trainer) | **0.750 ± 0.071** |  |",
+        "| fully labelled, sigmoid | 0.900 |  |",
+    ]
+    assert by_collection({"phantoms": scores(shared_in_cmd=[0.7])}, "cmd") == ""
+
+
+def test_samplings_stand_side_by_side_where_a_method_has_several():
+    table = by_sampling(scores(naive_in_cmd=[0.5], naive_in_uniform=[0.4], shared_in_mdc=[0.7])).splitlines()
+    assert table[0] == "| method | uniform | class→modality→source |"
+    assert table[2:] == ["| naive (unlabelled is background) | **0.400** | **0.500** |"]
+    assert by_sampling(scores(shared_in_mdc=[0.7])) == ""
+
+
+def test_report_shows_collections_side_by_side(tmp_path):
+    results = Results(tmp_path)
+    for collection in ("phantoms", "slices"):
+        for sampling in ("cmd_anywhere", "cmd"):
+            key, content = result("shared", 0, {"liver": 0.8}, sampling=sampling)
+            results.save(replace(key, collection=collection), content)
+    write_report(results, ["phantoms", "slices"])
+    report = (tmp_path / "report.md").read_text()
+    assert "## Collections side by side" in report and "| method | phantoms | slices |" in report
+    assert report.count("### Mean Dice by sampling") == 2
 
 
 def test_orderings_compare_like_with_like():

@@ -14,11 +14,14 @@ from tests.bench.methods.comparison import MeanSpread, mean_spread
 from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
 from tests.bench.methods.mixes import MIXES
 from tests.bench.methods.orderings import FOCUS, MEAN, checked, score_of
+from tests.bench.methods.overview import by_collection, by_sampling
 from tests.bench.methods.pictures import save_overlays, save_plot
 from tests.bench.methods.results import Results, RunKey
 from tests.bench.methods.scores import unit_of
 
 __all__ = ["Row", "table_rows", "write_report"]
+
+_COMPARED_SAMPLING = "cmd_anywhere"
 
 _ABOUT = {
     **{name: f"Hard phantoms. {mix.about} The held-out cases are other patients." for name, mix in MIXES.items()},
@@ -193,6 +196,21 @@ def _csv(rows_of: Mapping[str, Sequence[Row]]) -> str:
     return buffer.getvalue()
 
 
+def _scores(rows: Sequence[Row]) -> dict[tuple[str, str], MeanSpread]:
+    return {(row.method, row.sampling): row.dice[MEAN] for row in rows}
+
+
+def _sampling_part(rows: Sequence[Row]) -> str:
+    table = by_sampling(_scores(rows))
+    return f"### Mean Dice by sampling\n\n{table}" if table else ""
+
+
+def _collections_part(rows_of: Mapping[str, Sequence[Row]]) -> str:
+    table = by_collection({name: _scores(rows) for name, rows in rows_of.items()}, _COMPARED_SAMPLING)
+    about = f"Mean Dice with the sampling '{SAMPLING_TITLES[_COMPARED_SAMPLING]}'; bold: the best with partial labels."
+    return f"## Collections side by side\n\n{about}\n\n{table}" if table else ""
+
+
 def write_report(results: Results, collections: Sequence[str]) -> None:
     """Writes methods.csv, report.md, and pictures, of all finished trainings.
 
@@ -200,7 +218,7 @@ def write_report(results: Results, collections: Sequence[str]) -> None:
         results: The output folder.
         collections: Names of collections; those without a finished training are left out.
     """
-    parts = ["# Methods for partly labelled data\n"]
+    parts: list[str] = []
     rows_of: dict[str, list[Row]] = {}
     for name in collections:
         finished = results.load(name)
@@ -220,10 +238,12 @@ def write_report(results: Results, collections: Sequence[str]) -> None:
             _markdown(rows_of[name]),
             _DICE,
             _FALSE_POSITIVES,
+            _sampling_part(rows_of[name]),
             "### Published orderings\n",
             _RULE,
             _orderings(name, finished),
             f"### Pictures\n\n{pictures}\n",
         ]
     write_text(results.folder / "methods.csv", _csv(rows_of))
-    write_text(results.folder / "report.md", "\n".join(parts))
+    top = ["# Methods for partly labelled data\n", _collections_part(rows_of)]
+    write_text(results.folder / "report.md", "\n".join(part for part in (*top, *parts) if part))
