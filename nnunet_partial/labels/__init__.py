@@ -13,7 +13,7 @@ from nnunet_partial.labels.sidecar import (
 )
 from nnunet_partial.labels.sides import Sides, preprocessed_axes
 from nnunet_partial.labels.space import LabelSpace
-from nnunet_partial.labels.splits import stratified_splits
+from nnunet_partial.labels.splits import read_splits, stratified_splits
 from nnunet_partial.labels.table import ABSENT, PRESENT, UNKNOWN, AnnotationSet
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "one_axis_per_source",
     "partial_labels_of",
     "preprocessed_axes",
+    "read_splits",
     "region_labels",
     "stratified_splits",
     "to_json",

@@ -101,7 +101,8 @@ class AmbiguityAwareLoss(nn.Module):
             regions = (sums.focal / voxels + merged_dice(sums, self.smoothing)) * telling
             if annotated is None:
                 annotated = telling.any(1)
-            weight = torch.where(annotated, self.entropy_weight, self.entropy_weight_unannotated)
+            weights = sums.entropy.new_tensor([self.entropy_weight_unannotated, self.entropy_weight])
+            weight = weights[annotated.to(weights.device).long()]
             samples = regions.sum(1) / telling.sum(1).clamp_min(1) + weight * sums.entropy / voxels.sum(1)
             return mean_of_samples(samples, self.group)
 

@@ -95,8 +95,8 @@ class _CaseSums(torch.autograd.Function):
                     larger = _larger(p)
                     block[4] = _softplus_sum(x, larger, absent)
                     block[5] = _softplus_sum(-x, larger, present)
-                else:
-                    block[4] = _softplus_sum(x, _larger(p), known) - _dot(present, x)
+                else:  # -x where the class is present; no large sums are subtracted from each other
+                    block[4] = _softplus_sum(torch.addcmul(x, present, x, value=-2), _larger(p), known)
         ctx.states, ctx.shift = states, shift
         ctx.save_for_backward(logits)
         return sums

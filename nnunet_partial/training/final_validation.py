@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ByteBudget", "plan_of_trainer", "validate"]
 
+_CASES_BETWEEN_BARRIERS = 20
 _CASES_BYTES = 4 << 30  # of logits: two cases of 14 classes and 550 slices
 
 
@@ -120,13 +121,13 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
     predictor = _predictor(trainer, max(1, torch.get_num_threads() // workers))
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
-    cases = _my_cases(trainer)
+    cases, fewest = _my_cases(trainer)
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     futures: list[Future[CaseScore]] = []
     # logits are large: workers share what memory a case or two need, and small cases keep them all busy
     budget = ByteBudget(_CASES_BYTES)
     with ThreadPoolExecutor(workers) as pool:
-        for case in dataset.identifiers:
+        for number, case in enumerate(dataset.identifiers, 1):
             data, _, _, properties = dataset.load_case(case)
             prepared = _prepared(data[:], properties, predictor.plan)
             size = prepared.data[0].nbytes * len(predictor.plan.decoding.values)
@@ -143,6 +144,9 @@ def validate(trainer: PartialTrainer, save_probabilities: bool = False) -> None:
             )
             future.add_done_callback(functools.partial(_give_back, budget, size))
             futures.append(future)
+            # ranks that drift apart by more than the time limit of a collective would lose each other, as in nnU-Net
+            if trainer.is_ddp and number < fewest and number % _CASES_BETWEEN_BARRIERS == 0:
+                dist.barrier()
         scores = [future.result() for future in futures]
     if trainer.is_ddp:
         everyone: list[Any] = [None] * dist.get_world_size()
@@ -157,14 +161,14 @@ def _give_back(budget: ByteBudget, size: int, _: Future[CaseScore]) -> None:
     budget.give_back(size)
 
 
-def _my_cases(trainer: PartialTrainer) -> list[str]:
-    """The validation cases with labels that this rank predicts."""
+def _my_cases(trainer: PartialTrainer) -> tuple[list[str], int]:
+    """The validation cases with labels that this rank predicts, and the smallest number of them that a rank has."""
     _, held_out = trainer.do_split()
     cases = [case for case in held_out if trainer.partial_labels.is_informative(case)]
     if len(cases) < len(held_out):
         trainer.print_to_log_file(f"{len(held_out) - len(cases)} validation cases have no labels and are not predicted")
     world = dist.get_world_size() if trainer.is_ddp else 1
-    return sorted(cases)[trainer.local_rank :: world]
+    return sorted(cases)[trainer.local_rank :: world], len(cases) // world
 
 
 def _predictor(trainer: PartialTrainer, threads: int) -> Predictor:

@@ -25,17 +25,16 @@ def annotated_counts(predicted: Tensor, labels: Tensor, table: Tensor) -> npt.ND
     Returns:
         (3, C): true positives, false positives, false negatives.
     """
-    counts = torch.zeros(3, predicted.shape[1], dtype=torch.float64, device=predicted.device)
+    counts = torch.zeros(3, predicted.shape[1], dtype=torch.float64)  # Apple's GPUs have no float64
     states = KnownStates(labels, table)
     for case, channels in states.blocks(predicted.device):
         found = predicted[case, channels].flatten(1).float()
         present = states.present(case, channels, torch.float32)
         known = states.known(case, channels, torch.float32)
         hits = (found * present).sum(1)
-        counts[0, channels] += hits
-        counts[1, channels] += (found if known is None else found * known).sum(1) - hits
-        counts[2, channels] += present.sum(1) - hits
-    return np.asarray(counts.cpu().numpy(), np.float64)
+        predictions = (found if known is None else found * known).sum(1)
+        counts[:, channels] += torch.stack([hits, predictions - hits, present.sum(1) - hits]).cpu()
+    return np.asarray(counts.numpy(), np.float64)
 
 
 def pseudo_dice(counts: npt.NDArray[np.float64]) -> list[float]:

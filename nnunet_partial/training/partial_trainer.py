@@ -21,7 +21,7 @@ from torch import distributed as dist
 from nnunet_partial.atomic import write_json
 from nnunet_partial.compat import dummy_context, get_allowed_n_proc_DA, infer_dataset_class
 from nnunet_partial.errors import LabelError, PartialError
-from nnunet_partial.labels import partial_labels_of, preprocessed_axes, stratified_splits
+from nnunet_partial.labels import partial_labels_of, preprocessed_axes, read_splits, stratified_splits
 from nnunet_partial.losses import positive_weights_of
 from nnunet_partial.networks import segmentation_heads, supports_deep_supervision
 from nnunet_partial.sampling import PartialDataLoader, make_reproducible
@@ -39,12 +39,14 @@ from nnunet_partial.training.transfer import load_pretrained
 __all__ = ["PartialTrainer"]
 
 _LAST_AXIS = 2
+_FOLD_SEED = 12345
 
 
 class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
     """nnU-Net's trainer for datasets with a `partial_labels` block.
 
-    Subclasses set `recipe` and nothing else; environment variables may change some of its fields for one run. The
+    Subclasses set `recipe` and nothing else; environment variables may change some of its fields for one run. As with
+    nnU-Net's trainer, `num_epochs`, `initial_lr` and `weight_decay` may also be set after `super().__init__`. The
     label map stays an integer map all the way to the loss, which looks up what each value means in the case it comes
     from. The trainer keeps a copy of dataset.json in which the classes are nnU-Net regions (sigmoid heads) or the
     atoms are its labels (softmax heads), so that stock nnU-Net builds and decodes the heads, and stock
@@ -124,6 +126,8 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, EpochLearningRate]:
         """The optimizer of the phase that the current epoch belongs to, and what sets its learning rate."""
+        # subclasses of nnU-Net's trainer set these after its __init__
+        self.schedule = self.schedule.changed(self.num_epochs, self.initial_lr, self.weight_decay)
         self._phase = self.schedule.phase(self.current_epoch)
         optimizer = self.schedule.make_optimizer(self._phase, self.network, segmentation_heads(self.network))
         return optimizer, EpochLearningRate(optimizer, self.schedule)
@@ -190,14 +194,20 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     @cached_property
     def _slice_axis(self) -> int | None:
-        """The axis of a patch across the slices of the recipe; None without, and for a 2D patch, which is one slice."""
-        dimensions = len(self.configuration_manager.patch_size)
-        if not self.method.slices or dimensions == 2:
+        """The axis of a patch across the slices of the recipe; None without, and for a 2D patch that is one slice."""
+        if not self.method.slices:
             return None
         folder = Path(self.preprocessed_dataset_folder)
         cases = self.sources.datasets[0].identifiers
         raw = axis_across(self.method.slices, ((case, load_pickle(str(folder / f"{case}.pkl"))) for case in cases))
-        return preprocessed_axes([raw], self.plans_manager.transpose_forward, dimensions)[0]
+        dimensions = len(self.configuration_manager.patch_size)
+        axes = preprocessed_axes([raw], self.plans_manager.transpose_forward, dimensions)
+        if axes and dimensions == 2:
+            raise PartialError(
+                f"nnUNet_partial_slices={self.method.slices}: the 2D patches of configuration "
+                f"'{self.configuration_name}' lie across these slices; train 3d_fullres, or unset it"
+            )
+        return axes[0] if axes else None
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
         """As nnU-Net, but sides are not mirrored, and slices with labels of their own are not tilted."""
@@ -227,15 +237,29 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         return rotation, dummy_2d, initial_patch_size, axes
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As nnU-Net, but folds that do not exist yet are stratified by source and grouped by patient."""
+        """As nnU-Net, but folds that do not exist yet are stratified by source and grouped by patient.
+
+        As in nnU-Net, a fold beyond those of splits_final.json is a fifth of the cases, drawn for it.
+        """
+        if self.fold == "all":
+            train, validation = super().do_split()
+            return list(train), list(validation)
         base = Path(self.preprocessed_dataset_folder_base)
-        if self.fold != "all" and not (base / "splits_final.json").is_file():
-            if self.dataset_class is None:  # nnU-Net finds it after the loss, which may need the training cases
-                self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
-            cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
-            write_json(base / "splits_final.json", stratified_splits(self.partial_labels, cases))
-        train, validation = super().do_split()
-        return list(train), list(validation)
+        splits = read_splits(base)
+        if not splits:
+            splits = stratified_splits(self.partial_labels, self._preprocessed_cases())
+            write_json(base / "splits_final.json", splits)
+        if int(self.fold) < len(splits):
+            train, validation = super().do_split()
+            return list(train), list(validation)
+        self.print_to_log_file(f"splits_final.json has {len(splits)} folds; fold {self.fold} is drawn, by patient")
+        own = stratified_splits(self.partial_labels, self._preprocessed_cases(), seed=_FOLD_SEED + int(self.fold))[0]
+        return own["train"], own["val"]
+
+    def _preprocessed_cases(self) -> list[str]:
+        if self.dataset_class is None:  # nnU-Net finds it after the loss, which may need the training cases
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        return list(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Loaders of integer label maps, drawn by the recipe's probabilities, reproducible and resumable."""

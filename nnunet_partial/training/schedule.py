@@ -67,6 +67,11 @@ class Schedule:
         """Epochs of all phases together."""
         return self.head_epochs + self.warmup_epochs + self.epochs
 
+    def changed(self, total_epochs: int, learning_rate: float, weight_decay: float) -> Schedule:
+        """The schedule with these numbers; a different length changes the main phase, which has one epoch or more."""
+        epochs = max(1, total_epochs - self.head_epochs - self.warmup_epochs)
+        return replace(self, epochs=epochs, learning_rate=learning_rate, weight_decay=weight_decay)
+
     def phase(self, epoch: int) -> Phase:
         """The phase that an epoch, counted from 0, belongs to."""
         if epoch < self.head_epochs:

@@ -26,7 +26,7 @@ def run_rank(rank: int, folder: Path, trainings: Sequence[tuple[Any, ...]]) -> N
     from nnunetv2.run import run_training
     from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 
-    from nnunet_partial.training import PartialTrainer
+    from nnunet_partial.training import PartialTrainer, final_validation
 
     torch.set_num_threads(1)
     make = PartialTrainer.__init__
@@ -47,9 +47,13 @@ def run_rank(rank: int, folder: Path, trainings: Sequence[tuple[Any, ...]]) -> N
         mock.patch.object(trainer_module, "DDP", lambda network, device_ids: DistributedDataParallel(network)),
         mock.patch.object(trainer_module, "GradScaler", lambda *args: None),
         mock.patch.object(PartialTrainer, "__init__", on_cpu),
+        mock.patch.object(final_validation, "_CASES_BETWEEN_BARRIERS", 1),
+        mock.patch.object(final_validation.dist, "barrier", wraps=dist.barrier) as barrier,
     ):
-        for arguments in trainings:
+        for number, arguments in enumerate(trainings):
+            barrier.reset_mock()
             run_training.run_ddp(rank, *arguments)
+            (folder / f"barriers_{number}_{rank}").write_text(str(barrier.call_count))
 
 
 def train_on_two(dataset: str, trainers: Sequence[str], plans: str, folder: Path) -> None:

@@ -19,6 +19,7 @@ from nnunet_partial.demo.pipeline import Pipeline
 from nnunet_partial.errors import LabelError, PartialError
 from nnunet_partial.labels import partial_labels_of
 from nnunet_partial.losses import positive_weights_of
+from nnunet_partial.networks.plan_variants import plan_variant
 from nnunet_partial.sampling import Draws, outside_values
 from nnunet_partial.training import partial_trainer
 from tests.integration.workspace import LOOKED_AT
@@ -109,6 +110,23 @@ def test_slicewise_loss(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPat
     training, _ = trainer.sources.datasets
     assert len(read) == len(training.identifiers)
     assert log_of(trainer).count("Desired fold for training") == 1
+
+
+@pytest.mark.parametrize(("slices", "fits"), [("axial", True), ("sagittal", False)])
+def test_slices_of_two_dimensions(
+    make_trainer: MakeTrainer, nnunet: Path, monkeypatch: pytest.MonkeyPatch, slices: str, fits: bool
+) -> None:
+    monkeypatch.setenv("nnUNet_partial_slices", slices)
+    plans = json.loads((nnunet / "nnUNetPlans.json").read_text())
+    small = {"patch_size": (32, 32), "features": (4, 8, 8), "batch_size": 2}
+    flat = plan_variant(plans, "small", "flat", configuration="2d", **small)
+    trainer = make_trainer("PartialLabelTrainerAmbiguity", configuration="2d", plans=flat)
+    if fits:
+        trainer.initialize()
+        assert trainer.loss.loss.loss.slice_axis is None
+    else:
+        with pytest.raises(PartialError, match="slices=sagittal: the 2D patches of configuration '2d' lie across"):
+            trainer.initialize()
 
 
 def log_of(trainer: Any) -> str:

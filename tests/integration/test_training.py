@@ -217,6 +217,35 @@ def test_missing_splits_are_made_by_source(
     assert training == made[0]["train"]
 
 
+def test_a_fold_beyond_the_splits_shares_no_patient(make_trainer: MakeTrainer, nnunet: Path) -> None:
+    description = json.loads((nnunet / "dataset.json").read_text())
+    cases = sorted(description["partial_labels"]["cases"])
+    description["partial_labels"]["patients"] = {case: f"patient {place // 2}" for place, case in enumerate(cases)}
+    before = (nnunet / "splits_final.json").read_text()
+    trainer = make_trainer(fold=7, dataset_json=description)
+    training, validation = trainer.do_split()
+    patient = trainer.partial_labels.patient_of
+    assert sorted(training + validation) == cases
+    assert not {patient(case) for case in training} & {patient(case) for case in validation}
+    assert make_trainer(fold=7, dataset_json=description).do_split() == (training, validation)
+    assert make_trainer(fold=8, dataset_json=description).do_split() != (training, validation)
+    assert (nnunet / "splits_final.json").read_text() == before
+    assert "has 5 folds; fold 7 is drawn, by patient" in Path(trainer.log_file).read_text()
+
+
+def test_numbers_set_as_nnunets_variants_set_them(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("nnUNet_partial_epochs")
+    trainer = make_trainer()
+    assert trainer.num_epochs == 1000
+    trainer.num_epochs, trainer.initial_lr, trainer.weight_decay = 250, 1e-3, 1e-2
+    trainer.initialize()
+    (group,) = trainer.optimizer.param_groups
+    assert group["weight_decay"] == 1e-2
+    for epoch in (0, 100, 249):
+        trainer.lr_scheduler.step(epoch)
+        assert group["lr"] == pytest.approx(1e-3 * (1 - epoch / 250) ** 0.9)
+
+
 def test_classes_that_validation_lacks_leave_no_nan(make_trainer: MakeTrainer, nnunet: Path) -> None:
     splits_file = nnunet / "splits_final.json"
     splits = json.loads(splits_file.read_text())

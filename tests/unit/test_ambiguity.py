@@ -89,8 +89,9 @@ def test_equals_loops(seed: int, shape: tuple[int, ...], slice_axis: int | None)
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
 def test_other_weights_equal_loops(gamma: float) -> None:
-    loss = AmbiguityAwareLoss(gamma=gamma, entropy_weight=0.5, entropy_weight_unannotated=2.0)
-    assert_equals(loss, by_loops(gamma, 0.5, 2.0), random_batch(3))
+    # no float32 is a tenth
+    loss = AmbiguityAwareLoss(gamma=gamma, entropy_weight=0.1, entropy_weight_unannotated=2.3)
+    assert_equals(loss, by_loops(gamma, 0.1, 2.3), random_batch(3))
 
 
 @pytest.mark.parametrize("slice_axis", [None, 0])

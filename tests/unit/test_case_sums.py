@@ -72,6 +72,16 @@ def test_sums_equal_loops(seed: int, shape: tuple[int, ...], weights: torch.Tens
     np.testing.assert_allclose(found.numpy(), by_loops(*batch, weights), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("logit", [12.0, -12.0])
+def test_cross_entropy_of_nearly_certain_voxels_is_no_difference_of_large_sums(logit: float) -> None:
+    logits = torch.full((1, 1, 48, 48, 48), logit)
+    found = sums_of(
+        logits, torch.ones((1, 1, 48, 48, 48), dtype=torch.int16), torch.tensor([[[0], [1]]]).to(torch.int8)
+    )
+    mean = float(found.cross_entropy) / logits.numel()
+    assert mean == pytest.approx(math.log1p(math.exp(-logit)), rel=0.02)
+
+
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
 @pytest.mark.parametrize("block", [1, 1 << 23])
 def test_gradient_equals_autograd(block: int, weights: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,14 @@ def test_the_learning_rate_reaches_the_optimizer() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(2e-4)
 
 
+def test_another_length_is_one_of_the_main_phase() -> None:
+    changed = FINE_TUNING.changed(70, 0.5, 0.25)
+    assert (changed.total_epochs, changed.epochs, changed.learning_rate, changed.weight_decay) == (70, 10, 0.5, 0.25)
+    assert changed.learning_rate_at(65) == pytest.approx(0.5 * 0.5**0.9)
+    assert FINE_TUNING.changed(5, 0.01, 3e-5).epochs == 1
+    assert FINE_TUNING.changed(1060, 0.01, 3e-5) == FINE_TUNING
+
+
 def test_environment_variables_set_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {"epochs": "7", "decay": "step", "learning_rate": "0.5", "head_epochs": "0"}.items():
         monkeypatch.setenv(f"nnUNet_partial_{name}", text)
