@@ -134,7 +134,7 @@ class Protocol:
         for value, atoms_named in named.items():
             if atoms_named is None:
                 result[value] = rest - absent
-            elif value in annotated or not atoms_named:
+            elif value in annotated or (annotated and not atoms_named):
                 result[value] = full[value] - absent
         for value, atoms in result.items():
             for axis, members in self.space.axes.items():

@@ -89,9 +89,10 @@ def annotated_classes(possible: npt.NDArray[np.bool_], space: LabelSpace) -> npt
     """Which classes each annotation set annotates: (S, C).
 
     A class is annotated where somebody looked for it: some value that marks no structure says 'absent', and
-    either some value says 'present', or no value leaves it open (declared absent: a true negative). Voxels that
-    could be anything (nobody looked) count for neither. A merged-kidney protocol annotates neither side; a
-    liver-only dataset does not annotate the spleen, though its liver voxels are known to be no spleen.
+    either some value says 'present', or value 0 says 'absent' and no value leaves it open (declared absent: a true
+    negative). Voxels that could be anything (nobody looked) count for neither. A merged-kidney protocol annotates
+    neither side; a liver-only dataset does not annotate the spleen, though its liver voxels are known to be no spleen,
+    nor does one of a structure that is no class, but known to be neither.
     """
     states = class_states(possible, space)
     on_axis = space.axis_matrix
@@ -106,7 +107,8 @@ def annotated_classes(possible: npt.NDArray[np.bool_], space: LabelSpace) -> npt
     says_absent = (looked_at & maybe_background & (states == ABSENT)).any(1)
     says_present = (states == PRESENT).any(1)
     open_somewhere = (looked_at & (states == UNKNOWN)).any(1)
-    return np.asarray(says_absent & (says_present | ~open_somewhere), bool)
+    declared_absent = looked_at[:, 0] & (states[:, 0] == ABSENT) & ~open_somewhere
+    return np.asarray(says_absent & (says_present | declared_absent), bool)
 
 
 def foreground_values(possible: npt.NDArray[np.bool_], space: LabelSpace) -> npt.NDArray[np.bool_]:

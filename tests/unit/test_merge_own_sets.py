@@ -65,6 +65,14 @@ def test_annotation_sets_of_the_dataset_itself(raw_dataset: Factory, plan: Plan)
     assert shown(labels, "flare.all", found)["liver"] == "+-?"
 
 
+def test_labels_that_exclude_say_nothing_of_cases_without_labels(raw_dataset: Factory, plan: Plan) -> None:
+    converted(raw_dataset)
+    labels = plan(OWN.replace("tumor: tumour", "tumor: {not: [liver, spleen]}"), "liver: , spleen: ").labels
+    assert {case for case in labels.cases if labels.is_annotated(case)} == {"flare_a", "flare_b"}
+    # somebody drew tumours in the third, which are no liver; nobody looked at the fourth
+    assert {case for case in labels.cases if labels.is_informative(case)} == {"flare_a", "flare_b", "flare_c"}
+
+
 def test_labels_on_top_are_not_in_the_others_where_they_were_drawn(raw_dataset: Factory, plan: Plan) -> None:
     converted(raw_dataset)
     found = plan(OWN + "  on_top: [tumor]\n", CLASSES)

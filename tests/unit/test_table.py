@@ -97,7 +97,8 @@ def test_annotated_classes_against_plain_loops(seed: int) -> None:
             )
             inside = any(atoms <= members for atoms in could_be)
             undecided = any(atoms & members and atoms - members for atoms in looked_at)
-            assert annotated[s, c] == (outside and (inside or not undecided))
+            absent = could_be[0] in looked_at and not could_be[0] & members and not undecided
+            assert annotated[s, c] == (outside and (inside or absent))
 
 
 def test_literal_table_of_two_protocols() -> None:
@@ -143,6 +144,16 @@ def test_declared_absent_is_annotated_and_not_annotated_is_not() -> None:
         "tumour": False,
         "spleen": False,
     }
+
+
+def test_a_label_of_something_else_annotates_nothing() -> None:
+    """Nobody looked for a liver; an aorta, which is no class, was labelled and is known to be none."""
+    others = frozenset(SPACE.atoms) - SPACE.classes["liver"] - SPACE.classes["spleen"]
+    aorta = AnnotationSet("aorta", "s", "CT", {0: SPACE.everything, 1: others})
+    possible = possible_atoms(SPACE, [aorta])
+    assert not annotated_classes(possible, SPACE).any()
+    liver = list(SPACE.classes).index("liver")
+    assert class_states(possible, SPACE)[0, :2, liver].tolist() == [UNKNOWN, ABSENT]
 
 
 def test_a_part_labelled_does_not_annotate_the_whole() -> None:
