@@ -139,7 +139,7 @@ def test_commands_of_the_readme() -> None:
 def test_trainers_of_the_readme() -> None:
     table = documents.table(README, "trainer")
     assert table.column("trainer") == trainers.__all__
-    epochs = [getattr(trainers, name).recipe.schedule.epochs for name in trainers.__all__]
+    epochs = [getattr(trainers, name).recipe.schedule.total_epochs for name in trainers.__all__]
     assert table.column("epochs") == [str(n) for n in epochs]
 
 

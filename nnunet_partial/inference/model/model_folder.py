@@ -248,7 +248,9 @@ def _load(path: Path, trust_checkpoint: bool) -> Any:
     except pickle.UnpicklingError as error:
         wanted = _REFUSED.search(str(error))
         if wanted is None or trust_checkpoint:
-            raise PartialError(f"{path}: cannot be read as a checkpoint: {_first_sentence(error)}") from error
+            raise PartialError(
+                f"{path}: cannot be read as a checkpoint ({_first_sentence(error)}); it may be damaged, copy it again"
+            ) from error
         raise PartialError(
             f"{path}: wants to load {wanted[1]}, which is neither a tensor nor a plain value and could run anything; "
             "load it only if you trust who made it: --trust_checkpoint (trust_checkpoint=True)"
