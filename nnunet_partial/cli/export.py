@@ -36,6 +36,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FORMAT",
         help=f"some of {', '.join(_FORMATS)} (default: torch openvino)",
     )
+    parser.add_argument(
+        "--label_values",
+        type=Path,
+        metavar="FILE",
+        help="numbers that label maps of the exported model have by default: the file of nnUNetv2_partial_predict "
+        "--label_values",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model exported to that folder")
     add_version(parser)
     return parser
@@ -52,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from nnunet_partial.inference.model.exported_model import export_model
 
+    values = None
+    if arguments.label_values is not None:
+        from nnunet_partial.inference.label_values import LabelValues
+
+        values = LabelValues.read(arguments.label_values)
     agreement = export_model(
         model_folder(arguments),
         arguments.o,
@@ -60,6 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.formats,
         trust_checkpoint=arguments.trust_checkpoint,
         overwrite=arguments.overwrite,
+        label_values=values,
     )
     console = output_console()
     columns = ("format", "largest difference", "relative", "tolerance", "windows")

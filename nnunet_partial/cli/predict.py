@@ -6,7 +6,9 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_partial.cli.command import add_version, ended_in_order, output_console, run_command
 from nnunet_partial.cli.model_arguments import (
@@ -18,6 +20,10 @@ from nnunet_partial.cli.model_arguments import (
     model_folder,
     prediction_options,
 )
+
+if TYPE_CHECKING:
+    from nnunet_partial.inference.label_values import LabelValues
+    from nnunet_partial.inference.model.plan import PredictionPlan
 
 __all__ = ["build_parser", "main"]
 
@@ -65,6 +71,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "those of the merged dataset (models of merged datasets only)",
     )
     output.add_argument(
+        "--label_values",
+        type=Path,
+        metavar="FILE",
+        help="write these numbers: a JSON object from class names to 1..65535. Classes may share a number; those not "
+        "named are not written; of the classes at one voxel the one named last is (default: the model's own values, or "
+        "what nnUNetv2_partial_export was given)",
+    )
+    output.add_argument(
         "--save_probabilities",
         action="store_true",
         help="also write the probability of each class, 0 to 255, to CASE_probabilities/CLASS.ending",
@@ -106,6 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("-prev_stage_predictions: cascades cannot be predicted here; use nnUNetv2_predict for this model")
     if arguments.protocol is not None and arguments.output != "labels":
         parser.error("--protocol gives label maps; leave out --output")
+    if arguments.label_values is not None and arguments.output != "labels":
+        parser.error("--label_values gives label maps; leave out --output")
+    if arguments.label_values is not None and arguments.protocol is not None:
+        parser.error("--protocol and --label_values both say what is written; give one of them")
     with ended_in_order():
         return run_command(lambda: _run(arguments, sys.argv[1:] if argv is None else list(argv)))
 
@@ -135,21 +153,41 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
             backend=arguments.backend,
             compiled=arguments.compile,
             protocol=arguments.protocol,
+            label_values=values,
             **prediction_options(arguments),
         )
 
     plan = plan_of(model, arguments.f, arguments.chk, arguments.trust_checkpoint)
+    values = _label_values(arguments, plan)
+    if values is not None:
+        job = replace(job, dataset_json=values.described(plan.dataset_json, plan.decoding))
     record: dict[str, object] = {
         "command": shlex.join(["nnUNetv2_partial_predict", *command]),
         "nnunet_partial": __version__,
-        "settings": _settings(arguments, model),
+        "settings": _settings(arguments, model, values),
     }
     predicted = predict_folder(job, plan, load, output_console(), record)
     output_console().print(f"{len(predicted)} cases predicted", highlight=False)
     return 0
 
 
-def _settings(arguments: argparse.Namespace, model: Path) -> dict[str, object]:
+def _label_values(arguments: argparse.Namespace, plan: PredictionPlan) -> LabelValues | None:
+    """What label maps are to have; None where it is the values of the model or of a protocol."""
+    from nnunet_partial.inference.predictor import plan_label_values
+
+    if arguments.label_values is None:
+        return plan_label_values(plan) if arguments.protocol is None else None
+    from nnunet_partial.inference.label_values import LabelValues
+
+    return LabelValues.read(arguments.label_values)
+
+
+def _settings(arguments: argparse.Namespace, model: Path, values: LabelValues | None) -> dict[str, object]:
     """What predictions of one folder have in common: not how they are computed, but what comes out."""
     chosen = ("f", "chk", "mode", "step_size", "disable_tta", "precision", "protocol", "modality")
-    return {"model": str(model.resolve()), **{name: getattr(arguments, name) for name in chosen}}
+    return {
+        "model": str(model.resolve()),
+        **{name: getattr(arguments, name) for name in chosen},
+        # pairs, because their order counts and that of objects does not
+        "label_values": None if values is None else [list(pair) for pair in values.numbers.items()],
+    }

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -68,6 +68,7 @@ class Job:
         resumes: Skip cases whose output exists when the process starts.
         modalities: Modality of all images, or case to modality, where the model normalises by modality; 'normalised'
             for images of `nnUNetv2_partial_normalize`.
+        dataset_json: Written beside predictions, to say what label maps mean; None for the model's.
     """
 
     images: Path
@@ -78,6 +79,7 @@ class Job:
     part: int = 0
     resumes: bool = False
     modalities: str | Mapping[str, str] | None = None
+    dataset_json: Mapping[str, Any] | None = None
 
     def check(self) -> None:
         """Raises a PartialError where parts do not fit together."""
@@ -256,7 +258,7 @@ def _prepare_output(job: Job, plan: PredictionPlan, record: dict[str, object]) -
     try:
         job.output.mkdir(parents=True, exist_ok=True)
         # what nnU-Net's and our evaluation look for beside predictions
-        write_json(job.output / "dataset.json", plan.dataset_json)
+        write_json(job.output / "dataset.json", job.dataset_json or plan.dataset_json)
         write_json(job.output / RECORD, record)
     except OSError as error:
         raise PartialError(f"{job.output}: the output folder cannot be written ({error.strerror})") from error

@@ -29,9 +29,10 @@ from nnunet_partial.inference.windows import sliding_logits, window_count
 from nnunet_partial.process_limits import processors
 
 if TYPE_CHECKING:
-    from nnunet_partial.inference.protocol_view import ProtocolView
+    from nnunet_partial.inference.label_values import LabelValues
+    from nnunet_partial.inference.protocol_view import LabelView
 
-__all__ = ["MODES", "Mode", "Prediction", "Predictor", "open_predictor", "plan_of"]
+__all__ = ["MODES", "Mode", "Prediction", "Predictor", "open_predictor", "plan_label_values", "plan_of"]
 
 Mode = Literal["exact", "fast", "paper"]
 MODES: tuple[Mode, ...] = ("exact", "fast", "paper")
@@ -72,7 +73,7 @@ class Predictor:
     mirroring: bool = True
     batch_size: int = 1
     threads: int = 1
-    view: ProtocolView | None = None
+    view: LabelView | None = None
 
     def __call__(self, image: FloatArray, spacing_mm: Sequence[float], modality: str | None = None) -> Labels:
         """The label map of an image.
@@ -297,6 +298,7 @@ def open_predictor(
     compiled: bool = False,
     trust_checkpoint: bool = False,
     protocol: str | None = None,
+    label_values: LabelValues | None = None,
 ) -> Predictor:
     """Loads a model folder of nnU-Net, or one that `nnUNetv2_partial_export` wrote.
 
@@ -317,6 +319,8 @@ def open_predictor(
         compiled: Compile the network; PyTorch only.
         trust_checkpoint: Load checkpoints that hold more than weights and plain values.
         protocol: Annotation set or source whose label values are written, see `protocol_view`; None for the model's.
+        label_values: What is written for each class instead; by default what an exported model was given, unless there
+            is a protocol.
 
     Raises:
         PartialError: The model cannot be loaded, or an argument is out of range.
@@ -332,12 +336,34 @@ def open_predictor(
     chosen = ModelChoice(folds, checkpoint, device, backend, precision, exact, threads, compiled, trust_checkpoint)
     plan, opened = open_model(model, chosen)
     mirrored = exact if mirroring is None else mirroring
-    view = None
+    view = _view_of(plan, protocol, label_values)
+    return Predictor(plan, opened, mode, step, mirrored, batch_size, threads or processors(), view)
+
+
+def _view_of(plan: PredictionPlan, protocol: str | None, label_values: LabelValues | None) -> LabelView | None:
+    # imported where there is one: the label model takes a while
     if protocol is not None:
         from nnunet_partial.inference.protocol_view import protocol_view
 
-        view = protocol_view(plan.dataset_json, plan.decoding, protocol)
-    return Predictor(plan, opened, mode, step, mirrored, batch_size, threads or processors(), view)
+        if label_values is not None:
+            raise PartialError("protocol and label values: expected one of them, as each says what is written")
+        return protocol_view(plan.dataset_json, plan.decoding, protocol)
+    if label_values is None:
+        label_values = plan_label_values(plan)
+    return None if label_values is None else label_values.view(plan.dataset_json, plan.decoding)
+
+
+def plan_label_values(plan: PredictionPlan) -> LabelValues | None:
+    """The label values that an exported model was given; None for the model's own.
+
+    Args:
+        plan: Of the model.
+    """
+    if plan.label_values is None:
+        return None
+    from nnunet_partial.inference.label_values import LabelValues
+
+    return LabelValues(plan.label_values, "label values of the exported model")
 
 
 def plan_of(

@@ -12,26 +12,27 @@ from nnunet_partial.inference.model.plan import Decoding
 from nnunet_partial.labels import AnnotationSet, LabelSpace
 from nnunet_partial.labels.sidecar import has_partial_labels, partial_labels_of
 
-__all__ = ["ProtocolView", "protocol_view"]
+__all__ = ["LabelView", "protocol_view"]
 
 Atoms = frozenset[str]
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class ProtocolView:
-    """How channels become the labels of a protocol.
+class LabelView:
+    """How channels become other label values than the model's own: those of a protocol, or of `LabelValues`.
 
     Attributes:
-        channels: Channels that count, rising; of models with heads by source those of the protocol's.
-        decoding: What these mean: values are those of the annotation set.
+        channels: Channels that count, in the order in which they are painted; of models with heads by source those of
+            the protocol's.
+        decoding: What these mean: values are those that are written.
     """
 
     channels: tuple[int, ...]
     decoding: Decoding
 
 
-def protocol_view(dataset_json: Mapping[str, Any], decoding: Decoding, name: str) -> ProtocolView:
+def protocol_view(dataset_json: Mapping[str, Any], decoding: Decoding, name: str) -> LabelView:
     """Translates a model's channels to the label values of an annotation set.
 
     What a channel paints is one of some atoms: those of its class but for classes inside it, which are painted over it;
@@ -76,7 +77,7 @@ def protocol_view(dataset_json: Mapping[str, Any], decoding: Decoding, name: str
     if not channels:
         raise PartialError(f"--protocol {name}: it annotates nothing that the model has a channel for")
     names = tuple(decoding.names[channel] for channel in channels)
-    return ProtocolView(tuple(channels), Decoding(decoding.regions, tuple(values), names, max(found.possible)))
+    return LabelView(tuple(channels), Decoding(decoding.regions, tuple(values), names, max(found.possible)))
 
 
 def _annotation_set(sets: Mapping[str, AnnotationSet], name: str) -> AnnotationSet:
@@ -118,5 +119,7 @@ def _told_apart(found: AnnotationSet, painted: str, atoms: Atoms, axis: Atoms) -
     meant = [value for value, possible in sorted(found.possible.items()) if atoms & possible and not axis <= possible]
     return PartialError(
         f"--protocol {found.name}: '{painted}' of the model could be any of its values "
-        f"{', '.join(map(str, meant))}; the model does not tell them apart"
+        f"{', '.join(map(str, meant))}; the model does not tell them apart. Give the numbers "
+        "yourself with --label_values, or score the model's own labels: nnUNetv2_partial_evaluate compares what this "
+        "source annotates without a protocol"
     )

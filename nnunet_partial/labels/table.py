@@ -96,7 +96,7 @@ def annotated_classes(possible: npt.NDArray[np.bool_], space: LabelSpace) -> npt
     """
     states = class_states(possible, space)
     on_axis = space.axis_matrix
-    looked_at = ~(possible[:, :, None, :] | ~on_axis).all(-1)
+    looked_at = np.asarray(~(possible[:, :, None, :] | ~on_axis).all(-1))
     backgrounds = np.array(
         [[atom == space.background_of(space.class_axis[name]) for atom in space.atoms] for name in space.classes],
         bool,

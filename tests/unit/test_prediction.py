@@ -15,7 +15,7 @@ from nnunet_partial.inference.model.nnunet_plans import read_plan
 from nnunet_partial.inference.model.plan import Decoding, Normalization, PredictionPlan, Resampling
 from nnunet_partial.inference.predictor import Prediction, Predictor
 from nnunet_partial.inference.preprocessing import Prepared
-from nnunet_partial.inference.protocol_view import ProtocolView, protocol_view
+from nnunet_partial.inference.protocol_view import LabelView, protocol_view
 from nnunet_partial.labels.axes import one_axis_per_source
 from nnunet_partial.labels.regions import with_region_labels
 from tests.unit.test_protocol_view import labels_of
@@ -52,7 +52,7 @@ def plan(request: pytest.FixtureRequest) -> PredictionPlan:
     )
 
 
-def view_of(plan: PredictionPlan) -> ProtocolView:
+def view_of(plan: PredictionPlan) -> LabelView:
     view = protocol_view(plan.dataset_json, plan.decoding, "btcv")
     assert 0 < len(view.channels) < len(plan.decoding.values)
     return view
@@ -110,7 +110,7 @@ def test_label_maps_of_stored_logits_do_not_copy_them(plan: PredictionPlan, with
     channels, shape, new_shape = 40, (64, 24, 24), (64, 32, 32)
     names = tuple(map(str, range(channels)))
     plan = replace(plan, decoding=Decoding(False, tuple(range(channels)), names, channels - 1))
-    view = ProtocolView(tuple(range(1, channels)), Decoding(False, tuple(range(1, channels)), names[1:], channels - 1))
+    view = LabelView(tuple(range(1, channels)), Decoding(False, tuple(range(1, channels)), names[1:], channels - 1))
     logits = np.zeros((channels, *shape), np.float32)
     logits[7, :20] = 1
     box = tuple(slice(0, n) for n in new_shape)

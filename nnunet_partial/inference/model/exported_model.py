@@ -14,7 +14,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nnunet_partial import __version__
 from nnunet_partial.atomic import atomic_folder, write_json
@@ -24,6 +24,9 @@ from nnunet_partial.inference.backends.open_backend import KINDS
 from nnunet_partial.inference.model.agreement import TOLERANCE, TOLERANCE_BF16, Agreement, agreements, entry
 from nnunet_partial.inference.model.model_folder import CHECKPOINT, LoadedModel, load_model
 from nnunet_partial.inference.model.plan import PredictionPlan
+
+if TYPE_CHECKING:
+    from nnunet_partial.inference.label_values import LabelValues
 
 __all__ = ["PLAN_FILE", "ExportedModel", "export_model", "is_exported", "load_exported"]
 
@@ -80,6 +83,7 @@ def export_model(
     overwrite: bool = False,
     tolerance: float = TOLERANCE,
     tolerance_bf16: float = TOLERANCE_BF16,
+    label_values: LabelValues | None = None,
 ) -> Mapping[str, Agreement]:
     """Writes a model of nnU-Net as a folder for prediction, and loads it again to see that it predicts the same.
 
@@ -94,12 +98,14 @@ def export_model(
         overwrite: Replace an exported model in `target`.
         tolerance: Largest relative difference that is taken, in fp32.
         tolerance_bf16: Largest one in bf16, beyond which the model is predicted in fp32 unless bf16 is asked for.
+        label_values: What label maps of the exported model have by default; None for the model's own values.
 
     Returns:
         How well each format agrees with the checkpoints: 'torch', and 'torch, bf16' where this processor has it.
 
     Raises:
-        PartialError: The model cannot be read or written, or a back end predicts something else.
+        PartialError: The model cannot be read or written, or a back end predicts something else, or label values name
+            what is no class of the model.
     """
     unknown = [kind for kind in formats if kind not in KINDS]
     if unknown or not formats:
@@ -109,12 +115,16 @@ def export_model(
         model = load_model(
             model_folder, folds, checkpoint, configuration=configuration, trust_checkpoint=trust_checkpoint
         )
+        numbers = None
+        if label_values is not None:
+            label_values.view(model.plan.dataset_json, model.plan.decoding)
+            numbers = dict(label_values.numbers)
         files = {kind: _write(kind, model, folder) for kind in dict.fromkeys(formats)}
         written = {kind: [folder / name for name in names] for kind, names in files.items()}
         agreement = agreements(model, written, tolerance, tolerance_bf16)
         document = _Document(
             _FORMAT,
-            dataclasses.replace(model.plan, dataset_json=_without_cases(model.plan.dataset_json)),
+            dataclasses.replace(model.plan, dataset_json=_without_cases(model.plan.dataset_json), label_values=numbers),
             files,
             {f"fold_{f}": _sha256(p) for f, p in zip(model.folder.folds, model.folder.checkpoints, strict=True)},
             {"nnunet_partial": __version__, **_versions(files)},

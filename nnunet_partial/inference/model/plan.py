@@ -99,6 +99,8 @@ class PredictionPlan:
             its classes, trained with mirroring, is mirrored here as nnU-Net does.
         architecture: How the network is built.
         dataset_json: The model's dataset.json.
+        label_values: Class to what is written for it by default, in the order of `LabelValues`; None for the values of
+            `decoding`.
     """
 
     dataset: str
@@ -118,6 +120,7 @@ class PredictionPlan:
     mirror_axes: tuple[int, ...]
     architecture: Architecture
     dataset_json: Mapping[str, Any]
+    label_values: Mapping[str, int] | None = None
 
     @property
     def transpose_backward(self) -> tuple[int, ...]:
