@@ -87,6 +87,11 @@ class Job:
             raise PartialError(
                 f"-part_id: expected 0 to {max(self.parts, 1) - 1} for -num_parts {self.parts}, found {self.part}"
             )
+        if self.images.is_dir() and self.images.resolve() == self.output.resolve():
+            raise PartialError(
+                f"-o {self.output}: is the folder of the images, where the next prediction would take label maps for "
+                "images; choose another folder"
+            )
 
     def target(self, case: str, file_ending: str) -> Path:
         """What stands for a finished case."""

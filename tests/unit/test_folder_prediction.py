@@ -43,6 +43,14 @@ def test_incomplete_cases_and_stray_files_do_not_stop_the_others(tmp_path: Path)
     assert names(job.output) == ["case_0.nii.gz", "case_2.nii.gz"]
 
 
+def test_the_folder_of_the_images_takes_no_predictions(tmp_path: Path) -> None:
+    write_case(tmp_path / "images", 1)
+    (tmp_path / "link").symlink_to("images")
+    with pytest.raises(PartialError, match="is the folder of the images"):
+        predicted(Job(tmp_path / "images", tmp_path / "link"), Stub(plan(1)))
+    assert names(tmp_path / "images") == ["case_1_0000.nii.gz"]
+
+
 def test_no_model_is_loaded_where_all_cases_are_incomplete(tmp_path: Path) -> None:
     write_case(tmp_path / "images", 1)
     job = Job(tmp_path / "images", tmp_path / "out")

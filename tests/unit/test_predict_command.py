@@ -39,7 +39,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
 
         monkeypatch.setattr("nnunet_partial.inference.predictor.plan_of", lambda *_: SimpleNamespace(label_values=None))
         monkeypatch.setattr("nnunet_partial.inference.folder_prediction.predict_folder", predict_folder)
-        return main(["-i", str(tmp_path), "-o", str(tmp_path), "-m", str(tmp_path)])
+        return main(["-i", str(tmp_path), "-o", str(tmp_path / "out"), "-m", str(tmp_path)])
 
     return run
 
@@ -70,7 +70,7 @@ def stopped_while_writing(*_):
 
 predictor.plan_of = lambda *_: SimpleNamespace(label_values=None)
 folder_prediction.predict_folder = stopped_while_writing
-main(["-i", str(folder), "-o", str(folder), "-m", str(folder)])
+main(["-i", str(folder), "-o", str(folder / "out"), "-m", str(folder)])
 """
 
 

@@ -194,7 +194,7 @@ def test_images_are_never_replaced(job: Job) -> None:
     assert image.read_bytes() == before
     (job.images / "case").mkdir()
     (job.images / "case" / "1.dcm").write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(PartialError, match="case: a prediction would replace this image"):
+    with pytest.raises(PartialError, match="is the folder of the images"):
         predicted(Job(job.images, job.images, "classes"), Stub(plan()))
     assert (job.images / "case" / "1.dcm").exists()
 
