@@ -42,7 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_processes(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was merged differently")
-    parser.add_argument("--dry_run", action="store_true", help="check the merge file and say what would be done")
+    parser.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="check the merge file and say what would be done"
+    )
     parser.add_argument("--list", action="store_true", help="list the merge files that come with the package")
     add_version(parser)
     return parser
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from nnunet_partial.labels.merge import merge_datasets
+    from nnunet_partial.labels.merge import merge_datasets, merge_folds
     from nnunet_partial.labels.merge_file import load_merge_file
     from nnunet_partial.labels.merge_plan import plan_merge
 
@@ -68,7 +70,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     merge_file = _merge_file(arguments.merge_file)
     if arguments.dry_run:
-        _print_plan(console, plan_merge(load_merge_file(merge_file), merge_file.parent))
+        plan = plan_merge(load_merge_file(merge_file), merge_file.parent)
+        merge_folds(plan, merge_file.parent)
+        _print_plan(console, plan)
         _say(console, "dry run: nothing was written")
         return 0
     result = merge_datasets(
@@ -157,12 +161,20 @@ def _print_plan(console: Console, plan: MergePlan) -> None:
 
 
 def _print_result(console: Console, result: MergeResult, dataset_id: int) -> None:
-    from nnunet_partial.labels.raw_dataset import PICTURES
+    from nnunet_partial.labels.raw_dataset import PICTURES, environment_folder
 
     configuration = "2d" if result.plan.file_ending in PICTURES else "3d_fullres"
     _say(console, f"{'written to' if result.written else 'up to date already:'} {result.folder}")
     if result.splits_kept is not None:
         _say(console, f"note: {result.splits_kept} differs from the folds of the merge and was kept (see --overwrite)")
+    try:
+        environment_folder("nnUNet_preprocessed")
+    except LabelError:
+        _say(
+            console,
+            f"note: nnUNet_preprocessed is not set, so the folds are in {result.folder / 'splits_final.json'} only; "
+            "trainings of this package take them from there, those of nnU-Net do not",
+        )
     _say(console, "next:")
     _say(console, f"  nnUNetv2_partial_verify -d {dataset_id}")
     _say(console, f"  nnUNetv2_plan_and_preprocess -d {dataset_id} -c {configuration}")

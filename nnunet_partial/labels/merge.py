@@ -39,7 +39,7 @@ from nnunet_partial.volumes import (
     write_label_map,
 )
 
-__all__ = ["ImageMode", "MergeResult", "merge_datasets"]
+__all__ = ["ImageMode", "MergeResult", "merge_datasets", "merge_folds"]
 
 ImageMode = Literal["link", "reference", "copy"]
 _Provision = ImageMode | Literal["normalised"]
@@ -107,7 +107,7 @@ def merge_datasets(
         raise LabelError(f"dataset id: expected 1 to 999, found {dataset_id}")
     raw = raw_folder or environment_folder("nnUNet_raw")
     plan = plan_merge(load_merge_file(merge_file), merge_file.parent)
-    splits = _splits(plan, merge_file.parent)
+    splits = merge_folds(plan, merge_file.parent)
     target = raw / f"Dataset{dataset_id:03d}_{plan.file.name}"
     provision = _provision(plan, images)
     fingerprint = f"{plan.fingerprint(splits)}-{provision}"
@@ -132,7 +132,16 @@ def merge_datasets(
     return MergeResult(target, plan, True, write_preprocessed_splits(target.name, splits, overwrite))
 
 
-def _splits(plan: MergePlan, folder: Path) -> list[Split]:
+def merge_folds(plan: MergePlan, folder: Path) -> list[Split]:
+    """The folds of a merged dataset.
+
+    Args:
+        plan: What is merged.
+        folder: Of the merge file; relative paths in it start there.
+
+    Raises:
+        LabelError: There are fewer patients than folds, or the folds of the datasets make none together.
+    """
     if plan.file.folds != "dataset":
         return stratified_splits(plan.labels, folds=plan.file.folds)
     sources = plan.file.sources.items()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Hashable
+import difflib
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
+from pydantic_core import ErrorDetails
 
 from nnunet_partial.errors import LabelError
 from nnunet_partial.normalisation import Fingerprint, Rule, rule_from_json, rule_to_json
@@ -24,6 +26,12 @@ __all__ = [
     "read_csv",
     "read_csv_mapping",
 ]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+_SOURCE_NAME = r"^[A-Za-z0-9][A-Za-z0-9-]*$"
+_NAMES = {_NAME: "letters, digits, - and _", _SOURCE_NAME: "letters, digits and -"}
+_LONGEST_VALUE = 60
+_MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
 class _Entry(BaseModel):
@@ -99,9 +107,9 @@ DeclaredRule = Annotated[Rule | Fingerprint, PlainValidator(rule_from_json), Pla
 class MergeFile(_Entry):
     """The whole merge file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    name: str = Field(pattern=_NAME)
     classes: dict[str, Annotated[ClassEntry, BeforeValidator(_class_entry)]] = Field(min_length=1)
-    sources: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")], SourceEntry] = Field(min_length=1)
+    sources: dict[Annotated[str, Field(pattern=_SOURCE_NAME)], SourceEntry] = Field(min_length=1)
     channel_names: dict[str | int, str] | None = None
     normalisation: dict[str, DeclaredRule] | None = Field(default=None, min_length=1)
     sides: SidesEntry = SidesEntry()
@@ -135,6 +143,8 @@ def load_merge_file(path: Path) -> MergeFile:
         raise LabelError(f"{path}: cannot be read ({error.strerror}); expected a merge file (YAML)") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LabelError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if content is None:
+        raise LabelError(f"{path}: is empty; expected a mapping with {_listed(_keys(MergeFile))}")
     try:
         return MergeFile.model_validate(content)
     except ValidationError as error:
@@ -180,14 +190,57 @@ def _validation_message(path: Path, error: ValidationError) -> str:
     lines: dict[str, None] = {}
     for problem in error.errors():
         place = [str(part) for part in problem["loc"] if not _is_branch(str(part))]
-        if problem["type"] == "extra_forbidden":
-            reason = f"unknown key (value {problem['input']!r})"
-        elif problem["type"] == "missing":
-            reason = "is missing"
-        else:
-            reason = f"{problem['msg'].lower()}, found {problem['input']!r}"
-        lines[f"  - {'.'.join(place) or 'file'}: {reason}"] = None
+        lines[f"  - {'.'.join(place) or 'file'}: {_reason(problem, place)}"] = None
     return "\n".join([f"{path}: not a valid merge file", *lines])
+
+
+def _reason(problem: ErrorDetails, place: Sequence[str]) -> str:
+    """What is wrong with one value, in the words of merge files."""
+    found, context = _shortened(problem["input"]), problem.get("ctx", {})
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key (value {found}); {_advice(place)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "string_pattern_mismatch":
+        return f"should consist of {_NAMES[context['pattern']]}, the first a letter or digit, found {found}"
+    if kind == "value_error":
+        return f"{context['error']}, found {found}"
+    if kind == "model_type":
+        models = {model.__name__: model for model in _Entry.__subclasses__()}
+        return f"should be a mapping with {_listed(_keys(models[context['class_name']]))}, found {found}"
+    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}"
+
+
+def _advice(place: Sequence[str]) -> str:
+    """What an unknown key may have been meant to be."""
+    model: type[_Entry] = Exclusion
+    match place:
+        case [_]:
+            model = MergeFile
+        case ["classes", _, _]:
+            model = ClassEntry
+        case ["sides", _]:
+            model = SidesEntry
+        case ["sources", _, _]:
+            model = SourceEntry
+        case ["sources", _, "annotated", _, _]:
+            model = SetEntry
+    close = difflib.get_close_matches(place[-1], _keys(model), n=1)
+    return f"did you mean {close[0]}?" if close else f"expected {_listed(_keys(model))}"
+
+
+def _keys(model: type[_Entry]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def _is_branch(part: str) -> bool:
@@ -198,14 +251,28 @@ def _is_branch(part: str) -> bool:
 class _NoDuplicates(yaml.SafeLoader):
     """YAML keeps the last of two equal keys; a source written twice must be an error instead."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._checked: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what `<<` refers to before the keys of a mapping, which override it; its own must be unique."""
+        if node not in self._checked:  # afterwards, a key that was overridden stands in it twice
+            self._checked.add(node)
+            self._check_keys(node)
+        super().flatten_mapping(node)
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
+        # a merge key stands for no value that could be constructed
+        keys = [k.value if k.tag == _MERGE_KEY else self.construct_object(k, deep=True) for k, _ in node.value]
+        if not all(isinstance(key, Hashable) for key in keys):
+            raise yaml.constructor.ConstructorError(None, None, "a list or mapping cannot be a key", node.start_mark)
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"keys written twice: {twice}", node.start_mark)
+
 
 def _unique_mapping(loader: _NoDuplicates, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    if not all(isinstance(key, Hashable) for key in keys):
-        raise yaml.constructor.ConstructorError(None, None, "a list or mapping cannot be a key", node.start_mark)
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise yaml.constructor.ConstructorError(None, None, f"keys written twice: {twice}", node.start_mark)
     loader.flatten_mapping(node)
     return dict(loader.construct_pairs(node, deep=True))
 

@@ -87,6 +87,7 @@ class Protocol:
         """What the dataset itself says to share tissue with a listed label is not 'none of the labels listed'."""
         own = self._own_labels
         axes = [set(members) for members in own.space.axes.values()]
+        shared: dict[int, int] = {}
         for annotation_set in own.sets.values():
             # what could be anything on an axis says nothing there
             told = {
@@ -95,11 +96,14 @@ class Protocol:
             }
             for value, listed in product(unlisted, self.named):
                 if self.named[listed] and told.get(value, frozenset()) & told.get(listed, frozenset()):
-                    raise LabelError(
-                        f"source '{self.name}', unlisted: label '{unlisted[value]}' of {self.dataset.folder.name} is "
-                        f"no background, as it could be the tissue of '{self._source_values[listed]}', which is "
-                        "listed; list it, too"
-                    )
+                    shared.setdefault(value, listed)
+        if shared:
+            pairs = [f"'{unlisted[v]}' that of '{self._source_values[shared[v]]}'" for v in unlisted if v in shared]
+            raise LabelError(
+                f"source '{self.name}', unlisted: labels of {self.dataset.folder.name} are no background, as they "
+                f"could be the tissue of labels that are listed: {', '.join(pairs)}; list them, too, "
+                "as classes of yours or with the meaning {not: [...]}, or set 'unlisted: unknown'"
+            )
 
     @property
     def is_unlabelled(self) -> bool:

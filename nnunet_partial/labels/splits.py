@@ -120,9 +120,10 @@ def read_splits(folder: Path) -> list[Split]:
         return [{part: list(fold[part]) for part in ("train", "val")} for fold in json.loads(file.read_text("utf-8"))]
     except FileNotFoundError:
         return []
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # ValueError: neither JSON nor text
         raise LabelError(
-            f"{file}: not nnU-Net's list of folds with 'train' and 'val' ({error!r}); make it again"
+            f"{file}: not nnU-Net's list of folds with 'train' and 'val' ({error!r}); mend it, or remove it and make "
+            "it again"
         ) from error
 
 
@@ -136,12 +137,15 @@ def write_preprocessed_splits(name: str, splits: Sequence[Mapping[str, Sequence[
 
     Returns:
         The user's file, where it differs and was kept.
+
+    Raises:
+        LabelError: The file that is there is damaged.
     """
     try:
         target = environment_folder("nnUNet_preprocessed") / name / "splits_final.json"
     except PartialError:
         return None
-    if target.exists() and not overwrite and json.loads(target.read_text(encoding="utf-8")) != splits:
+    if target.exists() and not overwrite and read_splits(target.parent) != splits:
         return target
     write_json(target, splits)
     return None

@@ -18,14 +18,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 from torch import distributed as dist
 
-from nnunet_partial.atomic import write_json
 from nnunet_partial.compat import dummy_context, get_allowed_n_proc_DA, infer_dataset_class
 from nnunet_partial.errors import LabelError, PartialError
-from nnunet_partial.labels import partial_labels_of, preprocessed_axes, read_splits, stratified_splits
+from nnunet_partial.labels import partial_labels_of, preprocessed_axes
 from nnunet_partial.losses import positive_weights_of
 from nnunet_partial.networks import segmentation_heads, supports_deep_supervision
 from nnunet_partial.sampling import PartialDataLoader, make_reproducible
 from nnunet_partial.training.final_validation import plan_of_trainer, validate
+from nnunet_partial.training.folds import prepare_fold
 from nnunet_partial.training.head_prior import set_head_prior
 from nnunet_partial.training.heads import known_states
 from nnunet_partial.training.online_scores import annotated_counts, describe_dice, mean_of_defined, pseudo_dice
@@ -39,7 +39,6 @@ from nnunet_partial.training.transfer import load_pretrained
 __all__ = ["PartialTrainer"]
 
 _LAST_AXIS = 2
-_FOLD_SEED = 12345
 
 
 class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
@@ -237,24 +236,13 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         return rotation, dummy_2d, initial_patch_size, axes
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As nnU-Net, but folds that do not exist yet are stratified by source and grouped by patient.
-
-        As in nnU-Net, a fold beyond those of splits_final.json is a fifth of the cases, drawn for it.
-        """
-        if self.fold == "all":
-            train, validation = super().do_split()
-            return list(train), list(validation)
-        base = Path(self.preprocessed_dataset_folder_base)
-        splits = read_splits(base)
-        if not splits:
-            splits = stratified_splits(self.partial_labels, self._preprocessed_cases())
-            write_json(base / "splits_final.json", splits)
-        if int(self.fold) < len(splits):
-            train, validation = super().do_split()
-            return list(train), list(validation)
-        self.print_to_log_file(f"splits_final.json has {len(splits)} folds; fold {self.fold} is drawn, by patient")
-        own = stratified_splits(self.partial_labels, self._preprocessed_cases(), seed=_FOLD_SEED + int(self.fold))[0]
-        return own["train"], own["val"]
+        """As nnU-Net, but folds that do not exist yet come from the raw dataset, or keep patients together."""
+        drawn = None
+        if self.fold != "all":
+            base, labels = Path(self.preprocessed_dataset_folder_base), self.partial_labels
+            drawn = prepare_fold(base, int(self.fold), labels, self._preprocessed_cases, self.print_to_log_file)
+        train, validation = super().do_split() if drawn is None else (drawn["train"], drawn["val"])
+        return list(train), list(validation)
 
     def _preprocessed_cases(self) -> list[str]:
         if self.dataset_class is None:  # nnU-Net finds it after the loss, which may need the training cases

@@ -203,6 +203,7 @@ def test_missing_splits_are_made_by_source(
     """Some losses need the training cases before nnU-Net has made folds."""
     for setting, text in settings.items():
         monkeypatch.setenv(f"nnUNet_partial_{setting}", text)
+    monkeypatch.delenv("nnUNet_raw")
     splits_file = nnunet / "splits_final.json"
     written = splits_file.read_text()
     splits_file.unlink()
@@ -215,6 +216,27 @@ def test_missing_splits_are_made_by_source(
         splits_file.write_text(written)
     assert made == json.loads(written)
     assert training == made[0]["train"]
+
+
+def test_missing_splits_are_those_of_the_raw_dataset(
+    make_trainer: MakeTrainer, nnunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They outlive the preprocessed folder."""
+    splits_file = nnunet / "splits_final.json"
+    written = splits_file.read_text()
+    splits = json.loads(written)
+    raw_file = tmp_path / "raw" / nnunet.name / "splits_final.json"
+    raw_file.parent.mkdir(parents=True)
+    raw_file.write_text(json.dumps(splits[::-1]))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    splits_file.unlink()
+    try:
+        trainer = make_trainer()
+        assert trainer.do_split() == (splits[-1]["train"], splits[-1]["val"])
+        assert json.loads(splits_file.read_text()) == splits[::-1]
+    finally:
+        splits_file.write_text(written)
+    assert f"Folds: copied from {raw_file}" in Path(trainer.log_file).read_text()
 
 
 def test_a_fold_beyond_the_splits_shares_no_patient(make_trainer: MakeTrainer, nnunet: Path) -> None:

@@ -125,12 +125,39 @@ def test_merge_says_what_it_did_and_what_comes_next(
     assert f"up to date already: {folder}" in capsys.readouterr().out
 
 
-def test_a_dry_run_writes_nothing(merge_path: Path, nnunet_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert merge.main([str(merge_path), "-d", "100", "--dry_run"]) == 0
+@pytest.mark.parametrize("option", ["--dry_run", "--dry-run"])
+def test_a_dry_run_writes_nothing(
+    option: str, merge_path: Path, nnunet_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert merge.main([str(merge_path), "-d", "100", option]) == 0
     out = capsys.readouterr().out
     assert "liver, kidney_left" in out
     assert "nothing was written" in out
     assert not list((nnunet_folders / "raw").glob("*Dataset100*"))
+
+
+def test_a_dry_run_refuses_the_folds_that_a_merge_refuses(
+    merge_file: Callable[..., Path], merge_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folds, message in [("99", "99 folds need at least 99 annotated patients"), ("dataset", "'folds: dataset'")]:
+        path = merge_file(MERGE_FILE.replace("folds: 2", f"folds: {folds}"))
+        errors = []
+        for options in (["--dry_run"], ["-np", "1"]):
+            assert merge.main([str(path), "-d", "100", *options]) == 1
+            errors.append(capsys.readouterr().err)
+        assert message in errors[0]
+        assert errors[0] == errors[1]
+
+
+def test_merge_says_where_the_folds_are(
+    merge_path: Path, nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert merge.main([str(merge_path), "-d", "100", "-np", "1"]) == 0
+    assert "nnUNet_preprocessed" not in capsys.readouterr().out
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert merge.main([str(merge_path), "-d", "100", "-np", "1"]) == 0
+    file = nnunet_folders / "raw" / "Dataset100_Abdomen" / "splits_final.json"
+    assert f"note: nnUNet_preprocessed is not set, so the folds are in {file} only; " in capsys.readouterr().out
 
 
 def test_merge_options_reach_the_merge(merge_path: Path, nnunet_folders: Path) -> None:

@@ -84,6 +84,20 @@ def test_the_folds_are_put_where_nnunet_looks(abdomen: SimpleNamespace, merge: M
     assert len(json.loads(target.read_text())) == 2
 
 
+@pytest.mark.parametrize("damaged", [b'[{"train": [', b"[1]", b"\xff\xfe"])
+def test_damaged_folds_where_nnunet_looks(
+    damaged: bytes, abdomen: SimpleNamespace, merge: Merge, nnunet_folders: Path
+) -> None:
+    merge(abdomen.text)
+    target = nnunet_folders / "preprocessed" / "Dataset100_Abdomen" / "splits_final.json"
+    target.write_bytes(damaged)
+    with pytest.raises(LabelError, match=r"Dataset100_Abdomen/splits_final.json: not nnU-Net's list of folds .*remove"):
+        merge(abdomen.text)
+    assert target.read_bytes() == damaged
+    assert merge(abdomen.text, overwrite=True).splits_kept is None
+    assert len(json.loads(target.read_text())) == 2
+
+
 def test_folds_that_the_datasets_have(lits: Path, btcv: Path, merge: Merge) -> None:
     text = "name: F\nfolds: dataset\nclasses: {liver: , tumour: }\nsources:\n"
     text += "  lits: {dataset: 3, labels: {liver: liver, tumor: tumour}}\n"

@@ -86,17 +86,35 @@ def test_defaults(merge_file: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("name: Abdomen", "nme: Abdomen", r"name: is missing\n.*nme: unknown key"),
-        ("name: Abdomen", "name: ab domen", "name: string should match pattern .*found 'ab domen'"),
+        ("name: Abdomen", "nme: Abdomen", r"name: is missing\n.*nme: unknown key .*did you mean name\?"),
+        ("name: Abdomen", "name: ab domen", "name: should consist of letters, digits, - and _, .*found 'ab domen'"),
         ("name: Abdomen", "name: Abdomen\nfolds: 1", "folds: input should be greater than or equal to 2, found 1"),
+        ("classes: {liver: }", "clases: {liver: }", r"clases: unknown key .*; did you mean classes\?"),
+        (
+            "name: Abdomen",
+            "name: A\nsplit: {a: b}",
+            r"split: unknown key \(value \{'a': 'b'\}\); expected name, classes, ",
+        ),
+        ("classes: {liver: }", "classes: {liver: 3}", "classes.liver: should be a mapping with atoms, axis, found 3"),
+        (
+            "lits: {",
+            "lits: {Labels: {X: Y}, ",
+            r"lits.Labels: unknown key \(value \{'X': 'Y'\}\); did you mean labels\?",
+        ),
+        ("dataset: 3,", "dataset: 3, annotated: {a: {label: []}},", r"a.label: unknown key .*; did you mean labels\?"),
+        ("name: Abdomen", "name: A\nsides: {axis: 2}", r"sides.axis: unknown key \(value 2\); did you mean axes\?"),
         ("classes: {liver: }", "classes: {}", "classes: .*at least 1 item"),
-        ("classes: {liver: }", "classes: {liver: {atom: [a]}}", r"classes.liver.atom: unknown key \(value \['a'\]\)"),
+        (
+            "classes: {liver: }",
+            "classes: {liver: {atom: [a]}}",
+            r"classes.liver.atom: unknown key \(value \['a'\]\); did you mean atoms\?",
+        ),
         ("lits: {", "lits: {lables: {}, ", r"sources.lits.lables: unknown key"),
         ("lits: {dataset: 3, ", "lits: {", "sources.lits.dataset: is missing"),
-        ("  lits: {", "  li_ts: {", "sources.li_ts: string should match pattern"),
+        ("  lits: {", "  li_ts: {", "sources.li_ts: should consist of letters, digits and -, "),
         ("dataset: 3,", "dataset: 3, unlisted: ignore,", "sources.lits.unlisted: .*'error', 'background' or 'unknown'"),
         ("dataset: 3,", "dataset: 3, keep_apart: some,", "sources.lits.keep_apart: "),
-        ("{liver: liver}", "{liver: {nor: [a]}}", r"sources.lits.labels.liver.nor: unknown key"),
+        ("{liver: liver}", "{liver: {nor: [a]}}", r"sources.lits.labels.liver.nor: unknown key .*; did you mean not\?"),
         ("dataset: 3,", "dataset: 3, annotated: {a: some},", "sources.lits.annotated.a.labels: "),
     ],
 )
@@ -116,13 +134,71 @@ def test_wrong_keys_and_values_are_named(
         ("name: a\nname: b", r"keys written twice: \['name'\]"),
         (MINIMAL + "  lits: {dataset: 4}\n", r"keys written twice: \['lits'\].*line 5"),
         ("{[a]: b}", "a list or mapping cannot be a key"),
-        ("", "file: .*found None"),
-        ("- a", r"file: .*found \['a'\]"),
+        ("", "merge.yaml: is empty; expected a mapping with name, classes, sources, "),
+        ("# nothing\n", "is empty"),
+        ("- a", r"file: should be a mapping with name, classes, .*found \['a'\]"),
     ],
 )
 def test_bad_yaml(text: str, message: str, merge_file: Callable[..., Path]) -> None:
     with pytest.raises(LabelError, match=message):
         load_merge_file(merge_file(text))
+
+
+def test_a_long_value_is_cut_short(merge_file: Callable[..., Path]) -> None:
+    labels = {f"label {i}": "liver" for i in range(99)}
+    with pytest.raises(LabelError) as caught:
+        load_merge_file(merge_file(MINIMAL.replace("labels:", f"labls: {labels}, labels:")))
+    line = str(caught.value).splitlines()[1]
+    shown = repr(labels)[:57]
+    assert line == f"  - sources.lits.labls: unknown key (value {shown}...); did you mean labels?"
+
+
+REUSED = """
+name: Abdomen
+classes: {liver: , spleen: }
+sources:
+  first: &first
+    dataset: 3
+    labels: &organs {liver: liver, spleen: spleen}
+  second:
+    dataset: 4
+    labels: {<<: *organs, spleen: unknown, left kidney: {not: [liver]}}
+  third: {<<: *first, dataset: 5}
+  fourth: {<<: [{dataset: 6}, *first], modality: MR}
+"""
+
+
+def test_merge_keys_of_yaml(merge_file: Callable[..., Path]) -> None:
+    sources = load_merge_file(merge_file(REUSED)).sources
+    assert sources["first"].labels == {"liver": "liver", "spleen": "spleen"}
+    assert sources["second"].labels == {
+        "liver": "liver",
+        "spleen": "unknown",
+        "left kidney": Exclusion.model_validate({"not": ["liver"]}),
+    }
+    assert (sources["third"].dataset, sources["third"].labels) == (5, sources["first"].labels)
+    assert (sources["fourth"].dataset, sources["fourth"].modality) == (6, "MR")
+
+
+def test_a_mapping_that_was_merged_may_be_used_again(merge_file: Callable[..., Path]) -> None:
+    again = "{<<: &own {<<: *organs, spleen: unknown}}, annotated: {a: {labels: *own}}"
+    source = load_merge_file(merge_file(REUSED + f"  fifth: {{dataset: 7, labels: {again}}}\n")).sources["fifth"]
+    assert source.annotated is not None
+    assert source.annotated["a"].labels == source.labels == {"liver": "liver", "spleen": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("{<<: *organs, spleen: unknown, spleen: spleen}", r"keys written twice: \['spleen'\]"),
+        ("{<<: *organs, <<: *organs}", r"keys written twice: \['<<'\]"),
+        ("{<<: {liver: liver, liver: spleen}}", r"keys written twice: \['liver'\]"),
+        ("{<<: liver}", "expected a mapping or list of mappings for merging"),
+    ],
+)
+def test_merge_keys_that_contradict_themselves(labels: str, message: str, merge_file: Callable[..., Path]) -> None:
+    with pytest.raises(LabelError, match=message):
+        load_merge_file(merge_file(REUSED + f"  fifth: {{dataset: 7, labels: {labels}}}\n"))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -280,8 +280,8 @@ def test_a_merge_that_is_merged_again_from_its_record(ct: Path, mr: Path, merge:
         (", modality: CT", "", r"source 'ct' has no 'modality', by which 'normalisation' chooses its rule; add one of"),
         ("modality: MR", "modality: MRI", r"source 'mr': 'normalisation' has no rule for its modality 'MRI', only for"),
         ("MR: {", "PET: zscore\n  MR: {", r"normalisation: no source has the modality \['PET'\]"),
-        ("{clip: [-400, 400]}", "{clip: [400, -400]}", r"normalisation.CT: value error, clip: .* the lower one first"),
-        ("{clip: [-400, 400]}", "ct", r"normalisation.CT: value error, expected fingerprint, zscore.*found 'ct'"),
+        ("{clip: [-400, 400]}", "{clip: [400, -400]}", r"normalisation.CT: clip: .* the lower one first"),
+        ("{clip: [-400, 400]}", "ct", r"normalisation.CT: expected fingerprint, zscore.*found 'ct'"),
         ("\n  CT: {clip: [-400, 400]}\n  MR: {percentiles: [1, 99]}", " {}", "normalisation: .*at least 1 item"),
     ],
 )

@@ -109,9 +109,32 @@ def test_what_could_be_a_listed_organ_is_no_background(annotated: str, raw_datas
     converted(raw_dataset)
     text = "\nflare:\n  dataset: 23\n  unlisted: background\n" + annotated
     organs = "liver: [liver_tissue, liver_tumour], spleen: "
-    with pytest.raises(LabelError, match=r"source 'flare', unlisted: label 'tumor' .* 'liver', which is listed; list"):
+    with pytest.raises(LabelError, match=r"source 'flare', unlisted: .* listed: 'tumor' that of 'liver'; list"):
         plan(text + "  labels: {liver: liver, spleen: spleen}\n", organs)
     assert plan(text + "  labels: {spleen: spleen}\n", "spleen: ").cases[0].lookup[3] == 0
     unknown = plan(text.replace("background", "unknown") + "  labels: {liver: liver}\n", "liver: ")
     assert unknown.value_names[unknown.cases[0].lookup[3]] == "unknown"
     assert unknown.value_names[unknown.cases[0].lookup[2]] == "unknown"
+
+
+def test_all_that_could_be_listed_organs_are_named_at_once(raw_dataset: Factory, plan: Plan) -> None:
+    atoms = {1: frozenset({"lever"}), 2: frozenset({"milt"}), 3: frozenset({"growth", "lever"})}
+    atoms[5] = frozenset({"milt", "hole"})
+    axis = (BACKGROUND, "lever", "milt", "growth", "hole", "bone")
+    classes = {name: frozenset({name}) for name in axis[1:]}
+    possible = {0: frozenset({BACKGROUND}), **atoms, 6: frozenset({"bone"})}
+    model = PartialLabels(
+        LabelSpace({DEFAULT_AXIS: axis}, classes), {"all": AnnotationSet("all", "own", "CT", possible)}, {"a": "all"}
+    )
+    labels = {"liver": 1, "spleen": 2, "tumor": 3, "cyst": 5, "bone": 6}
+    raw_dataset("Own", 23, labels, {"a": [0]}, partial_labels=to_json(model))
+    source = "s: {dataset: 23, labels: {liver: liver, spleen: spleen}, unlisted: background}"
+    with pytest.raises(
+        LabelError, match="listed: 'tumor' that of 'liver', 'cyst' that of 'spleen'; list them"
+    ) as caught:
+        plan(source, "liver: , spleen: ")
+    assert "{not: [...]}, or set 'unlisted: unknown'" in str(caught.value)
+    assert "bone" not in str(caught.value)
+    out = source.replace("spleen: spleen", "spleen: spleen, tumor: {not: [spleen]}, cyst: {not: [liver]}")
+    assert plan(out, "liver: , spleen: ").labels.class_names == ("liver", "spleen")
+    assert plan(source.replace("background", "unknown"), "liver: , spleen: ").labels.class_names == ("liver", "spleen")
