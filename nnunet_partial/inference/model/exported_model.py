@@ -115,16 +115,13 @@ def export_model(
         model = load_model(
             model_folder, folds, checkpoint, configuration=configuration, trust_checkpoint=trust_checkpoint
         )
-        numbers = None
-        if label_values is not None:
-            label_values.view(model.plan.dataset_json, model.plan.decoding)
-            numbers = dict(label_values.numbers)
+        plan = _exported_plan(model.plan, label_values)
         files = {kind: _write(kind, model, folder) for kind in dict.fromkeys(formats)}
         written = {kind: [folder / name for name in names] for kind, names in files.items()}
         agreement = agreements(model, written, tolerance, tolerance_bf16)
         document = _Document(
             _FORMAT,
-            dataclasses.replace(model.plan, dataset_json=_without_cases(model.plan.dataset_json), label_values=numbers),
+            plan,
             files,
             {f"fold_{f}": _sha256(p) for f, p in zip(model.folder.folds, model.folder.checkpoints, strict=True)},
             {"nnunet_partial": __version__, **_versions(files)},
@@ -132,6 +129,14 @@ def export_model(
         )
         write_json(folder / PLAN_FILE, dataclasses.asdict(document))
     return agreement
+
+
+def _exported_plan(plan: PredictionPlan, label_values: LabelValues | None) -> PredictionPlan:
+    numbers = None
+    if label_values is not None:
+        label_values.view(plan.dataset_json, plan.decoding)  # refuses what is no class of the model
+        numbers = dict(label_values.numbers)
+    return dataclasses.replace(plan, dataset_json=_without_cases(plan.dataset_json), label_values=numbers)
 
 
 def _without_cases(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
