@@ -138,7 +138,8 @@ class Protocol:
         for value, atoms_named in named.items():
             if atoms_named is None:
                 result[value] = rest - absent
-            elif value in annotated or (annotated and not atoms_named):
+            elif value in annotated or (not atoms_named and (annotated or full[value] == self.space.everything)):
+                # what a label excludes is known where somebody drew labels; what could be anything may be anywhere
                 result[value] = full[value] - absent
         for value, atoms in result.items():
             for axis, members in self.space.axes.items():
