@@ -220,7 +220,8 @@ def test_competitors_have_names_of_their_own_and_the_same_conditions(tmp_path):
 def copying(path, exit_status=0):
     """A competitor that writes a label map that is there already."""
     code = "import shutil,sys; shutil.copy(sys.argv[1], sys.argv[2] + '/phantom.nii.gz') if sys.argv[1] else None"
-    code += f"; print('said'); sys.exit({exit_status})"
+    # long enough for a look at its memory
+    code += f"; import time; time.sleep(0.5); print('said'); sys.exit({exit_status})"
 
     def command(images, output, model):
         return [sys.executable, "-S", "-c", code, str(path), str(output)]
