@@ -2,7 +2,7 @@
 
 from nnunet_partial.sampling.case_sampling import UNIFORM, CaseSampling
 from nnunet_partial.sampling.class_values import class_values
-from nnunet_partial.sampling.draws import ANYWHERE, Draws, describe_never_drawn
+from nnunet_partial.sampling.draws import ANYWHERE, Draws, describe_never_drawn, describe_unused
 from nnunet_partial.sampling.frequency_log import FrequencyLog
 from nnunet_partial.sampling.hierarchical import HierarchicalSampling
 from nnunet_partial.sampling.loader import PartialDataLoader, make_reproducible
@@ -32,6 +32,7 @@ __all__ = [
     "count_voxels",
     "describe_missing",
     "describe_never_drawn",
+    "describe_unused",
     "make_reproducible",
     "outside_values",
     "vanished",

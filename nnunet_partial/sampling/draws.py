@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +14,15 @@ import numpy.typing as npt
 from nnunet_partial.errors import LabelError
 from nnunet_partial.labels import PartialLabels
 
-__all__ = ["ANYWHERE", "NO_CLASS", "Draws", "Level", "describe_never_drawn", "informative_cases"]
+__all__ = [
+    "ANYWHERE",
+    "NO_CLASS",
+    "Draws",
+    "Level",
+    "describe_never_drawn",
+    "describe_unused",
+    "informative_cases",
+]
 
 ANYWHERE = "anywhere"
 NO_CLASS = -1
@@ -83,6 +92,21 @@ class Draws:
         """Every case is equally likely, every place in it too: for cases of which nothing needs to be known."""
         everyone = np.arange(len(cases))
         return cls.of(cases, labels, everyone, np.full(len(cases), NO_CLASS), np.ones(len(cases)))
+
+    def with_never_drawn(self, cases: Sequence[str], labels: PartialLabels) -> Draws:
+        """The same distribution, in which further cases are listed that are never drawn; indices stay as they are.
+
+        Args:
+            cases: Case identifiers, none of which is listed yet.
+            labels: The label model.
+        """
+        sets = [labels.set_of(c) for c in cases]
+        return replace(
+            self,
+            cases=(*self.cases, *cases),
+            modalities=(*self.modalities, *(s.modality for s in sets)),
+            sources=(*self.sources, *(s.source for s in sets)),
+        )
 
     @cached_property
     def centred_share(self) -> float:
@@ -156,16 +180,38 @@ def informative_cases(cases: Sequence[str], labels: PartialLabels) -> npt.NDArra
     return informative
 
 
-def describe_never_drawn(labels: PartialLabels, draws: Draws) -> list[str]:
+def describe_unused(labels: PartialLabels, cases: Sequence[str], unused: Collection[str]) -> list[str]:
+    """A line for the log where labelled cases teach nothing without implied negatives; no line where there are none.
+
+    Args:
+        labels: The label model.
+        cases: The training cases of the fold.
+        unused: Those of them that are labelled, but annotate none of the trained classes.
+    """
+    if not unused:
+        return []
+    by_source = Counter(labels.source_of(case) for case in unused)
+    labelled = Counter(labels.source_of(case) for case in cases if labels.is_informative(case))
+    listed = ", ".join(f"{n} of {labelled[source]} of source '{source}'" for source, n in by_source.items())
+    return [
+        f"{len(unused)} of {labelled.total()} labelled training cases are not used, as they annotate none of the "
+        f"trained classes and nothing else is learned without implied negatives: {listed}; "
+        "nnUNet_partial_implied_negatives=1 or a trainer with a softmax (e.g. -tr PartialLabelTrainerMarginal) would "
+        "use them"
+    ]
+
+
+def describe_never_drawn(labels: PartialLabels, draws: Draws, unused: Collection[str] = ()) -> list[str]:
     """A line for the log where cases of which something is known are never drawn; no line where there are none.
 
     Args:
         labels: The label model.
         draws: What training patches are drawn from.
+        unused: Cases that are left out here, as `describe_unused` tells of them.
     """
     informative = [case for case in draws.cases if labels.is_informative(case)]
     probability = draws.marginal("case")
-    never = [case for case in informative if not probability[case]]
+    never = [case for case in informative if not probability[case] and case not in unused]
     if not never:
         return []
     listed = ", ".join(never[:_NAMED]) + (", ..." if len(never) > _NAMED else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from torch import distributed as dist
 
 from nnunet_partial.errors import LabelError
-from nnunet_partial.labels import UNKNOWN
+from nnunet_partial.labels import UNKNOWN, PartialLabels
+from nnunet_partial.losses import NaiveLoss
 from nnunet_partial.sampling import (
     Draws,
     FrequencyLog,
@@ -22,18 +24,50 @@ from nnunet_partial.sampling import (
     count_voxels,
     describe_missing,
     describe_never_drawn,
+    describe_unused,
     outside_values,
     vanished,
 )
 
 if TYPE_CHECKING:
     from nnunet_partial.training.partial_trainer import PartialTrainer
+    from nnunet_partial.training.recipe import Recipe
 
-__all__ = ["PatchSources"]
+__all__ = ["PatchSources", "drawable_cases"]
 
 _LOG_FILE = "sampling.csv"
 
 T = TypeVar("T")
+
+
+def drawable_cases(cases: Sequence[str], labels: PartialLabels, recipe: Recipe) -> list[str]:
+    """The cases, without those that are labelled in a way that a training does not use.
+
+    Without implied negatives a case of merged kidneys teaches neither side, so its patches would be wasted. Cases of
+    which nothing is known at all stay: how often they are drawn is the sampling's `unlabelled_share`.
+
+    Args:
+        cases: Cases of a fold.
+        labels: The label space that is trained.
+        recipe: The training.
+    """
+    if recipe.implied_negatives or _takes_unknown_for_absent(recipe, labels):
+        return list(cases)
+    used = (recipe.heads.table(labels, recipe.implied_negatives) != UNKNOWN).any((1, 2))
+    return [case for case in cases if used[labels.row_of(case)] or not labels.is_informative(case)]
+
+
+def _takes_unknown_for_absent(recipe: Recipe, labels: PartialLabels) -> bool:
+    """Whether the loss learns of some class in every case, whatever is annotated there."""
+    if recipe.loss is NaiveLoss:
+        return True
+    if recipe.optional:
+        return not set(recipe.heads.channels(labels)) <= {name.strip() for name in recipe.optional.split(",")}
+    # a loss may come with a choice of its own: channels, or None for all classes
+    parameter = signature(recipe.loss).parameters.get("optional")
+    if parameter is None or parameter.default is None:
+        return False
+    return not set(range(len(recipe.heads.channels(labels)))) <= set(parameter.default)
 
 
 class PatchSources:
@@ -97,24 +131,25 @@ class PatchSources:
     @cached_property
     def draws(self) -> tuple[Draws, Draws]:
         """What training and validation draw patches from."""
-        training, validation = (self._drawable(list(dataset.identifiers)) for dataset in self.datasets)
-        labels, sampling = self._trainer.partial_labels, self._trainer.method.sampling
+        labels, method = self._trainer.partial_labels, self._trainer.method
+        training, validation = (drawable_cases(list(d.identifiers), labels, method) for d in self.datasets)
+        sampling = method.sampling
         places = self._trainer.configuration_manager.batch_size
         try:
             # training alone learns from unlabelled cases
             held_out = replace(sampling, unlabelled_share=0.0).draws(validation, labels, self.counts, places)
         except LabelError:  # nothing to score, but training needs no validation: any case will do
             held_out = Draws.anywhere(self.validation_cases, labels)
-        return sampling.draws(training, labels, self.counts, places), held_out
+        drawn = sampling.draws(training, labels, self.counts, places)
+        # the log shows them with probability 0
+        return drawn.with_never_drawn(self._unused, labels), held_out
 
-    def _drawable(self, cases: Sequence[str]) -> list[str]:
-        """The cases, without those that are labelled in a way that this training does not use."""
-        trainer = self._trainer
-        if trainer.method.implied_negatives:
-            return list(cases)
-        labels = trainer.partial_labels
-        used = (trainer.loss_table != UNKNOWN).any((1, 2))
-        return [case for case in cases if used[labels.row_of(case)] or not labels.is_informative(case)]
+    @cached_property
+    def _unused(self) -> list[str]:
+        """Labelled training cases that teach nothing."""
+        cases = list(self.datasets[0].identifiers)
+        drawable = set(drawable_cases(cases, self._trainer.partial_labels, self._trainer.method))
+        return [case for case in cases if case not in drawable]
 
     @cached_property
     def log(self) -> FrequencyLog:
@@ -134,9 +169,13 @@ class PatchSources:
             cache=self._cache,
         )
         gone = [pair for pairs in self._of_all_ranks(vanished(labels, self.counts, raw)) for pair in pairs]
-        lines = describe_missing(labels, self.counts, cases, gone)
-        for line in (*lines, *describe_never_drawn(labels, self.draws[0])):
-            trainer.print_to_log_file(f"Warning: {line}")
+        self._warn(describe_missing(labels, self.counts, cases, gone))
+        self._warn(describe_unused(labels, cases, self._unused))  # before the draws, which fail where none is left
+        self._warn(describe_never_drawn(labels, self.draws[0], self._unused))
+
+    def _warn(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._trainer.print_to_log_file(f"Warning: {line}")
 
     def report_epoch(self) -> None:
         """Writes what was drawn in this epoch, on all ranks, to the training log and to sampling.csv."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels, keep_apart
+from nnunet_partial.losses import MultiTalentLoss, NaiveLoss, SelectedPartialLoss
 from nnunet_partial.sampling import (
     UNIFORM,
     CaseSampling,
@@ -18,7 +21,10 @@ from nnunet_partial.sampling import (
     VoxelCounts,
     class_values,
     describe_never_drawn,
+    describe_unused,
 )
+from nnunet_partial.training import Recipe
+from nnunet_partial.training.patch_sources import drawable_cases
 
 DRAWN = 20_000
 LEVELS = ("class", "modality", "source")
@@ -138,6 +144,69 @@ def test_two_cases_that_are_never_drawn_are_both_named() -> None:
     (line,) = describe_never_drawn(labels, HierarchicalSampling().draws("abc", labels, counts))
     assert line.startswith("2 of 3 labelled training cases are never drawn")
     assert ": b, c; " in line
+
+
+@pytest.fixture(scope="module")
+def kidneys() -> tuple[PartialLabels, VoxelCounts]:
+    """Two cases with sides, three of merged kidneys and a scan."""
+    names = ("background", "kidney_left", "kidney_right")
+    space = LabelSpace({"anatomy": names}, {name: atoms(name) for name in names[1:]})
+    possible = {
+        "sided": {0: atoms("background"), 1: atoms("kidney_left"), 2: atoms("kidney_right")},
+        "merged": {0: atoms("background"), 3: atoms("kidney_left", "kidney_right")},
+        "scans": {0: space.everything},
+    }
+    sets = {source: AnnotationSet(source, source, "CT", values) for source, values in possible.items()}
+    cases = {"k0": "merged", "a": "sided", "k1": "merged", "s": "scans", "b": "sided", "k2": "merged"}
+    voxels = {"sided": [9, 2, 1, 0], "merged": [8, 0, 0, 4], "scans": [12, 0, 0, 0]}
+    counts = VoxelCounts(4, {case: np.array(voxels[source], np.int64) for case, source in cases.items()})
+    return PartialLabels(space, sets, cases), counts
+
+
+EVERY_CASE = ["k0", "a", "k1", "s", "b", "k2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "drawable"),
+    [
+        ({"loss": MultiTalentLoss, "implied_negatives": True}, EVERY_CASE),
+        ({"loss": MultiTalentLoss}, ["a", "s", "b"]),
+        ({"loss": SelectedPartialLoss}, ["a", "s", "b"]),
+        ({"loss": SelectedPartialLoss, "optional": "kidney_right, kidney_left"}, ["a", "s", "b"]),
+        # the class that is not named counts as annotated in the merged kidneys too
+        ({"loss": SelectedPartialLoss, "optional": "kidney_left"}, EVERY_CASE),
+        ({"loss": partial(SelectedPartialLoss, optional=())}, EVERY_CASE),
+        ({"loss": partial(SelectedPartialLoss, optional=(1,))}, EVERY_CASE),
+        ({"loss": partial(SelectedPartialLoss, optional=(1, 0))}, ["a", "s", "b"]),
+        ({"loss": NaiveLoss}, EVERY_CASE),
+    ],
+)
+def test_cases_that_a_loss_learns_nothing_from_are_not_drawable(
+    kidneys: tuple[PartialLabels, VoxelCounts], changes: dict[str, Any], drawable: list[str]
+) -> None:
+    recipe = Recipe(**{"implied_negatives": False, **changes})
+    assert drawable_cases(EVERY_CASE, kidneys[0], recipe) == drawable
+
+
+def test_unused_cases_are_reported_by_source(kidneys: tuple[PartialLabels, VoxelCounts]) -> None:
+    labels, _ = kidneys
+    assert describe_unused(labels, EVERY_CASE, []) == []
+    (line,) = describe_unused(labels, EVERY_CASE, ["k0", "k2"])
+    assert line.startswith("2 of 5 labelled training cases are not used, as they annotate none of the trained classes")
+    assert ": 2 of 3 of source 'merged'; nnUNet_partial_implied_negatives=1 or a trainer with a softmax" in line
+
+
+def test_cases_that_are_listed_but_never_drawn(kidneys: tuple[PartialLabels, VoxelCounts]) -> None:
+    labels, counts = kidneys
+    drawn = HierarchicalSampling().draws(["a", "b"], labels, counts)
+    listed = drawn.with_never_drawn(["k0", "k1"], labels)
+    assert listed.marginal("source") == {"sided": 1.0, "merged": 0.0}
+    assert listed.marginal("case") == pytest.approx({"a": 0.5, "b": 0.5, "k0": 0.0, "k1": 0.0})
+    first, second = np.random.default_rng(3), np.random.default_rng(3)
+    assert [drawn.draw(first) for _ in range(20)] == [listed.draw(second) for _ in range(20)]
+    # why they are not drawn is another line's business
+    assert describe_never_drawn(labels, listed, ["k0", "k1"]) == []
+    assert describe_never_drawn(labels, listed, ["k0"])[0].startswith("1 of 4 labelled training cases are never drawn")
 
 
 def assert_fits(found: dict, declared: dict) -> None:

@@ -16,6 +16,7 @@ from nnunet_partial.labels import PartialLabels
 from nnunet_partial.losses import positive_weights_of
 from nnunet_partial.training import Recipe
 from nnunet_partial.training.head_prior import set_head_prior
+from nnunet_partial.training.patch_sources import drawable_cases
 from nnunet_partial.training.slice_axes import SLICES
 from tests.bench.methods.collection import Case
 from tests.bench.methods.patches import PatchStream, voxel_counts
@@ -118,7 +119,8 @@ def train(
     network.to(device, memory_format=torch.channels_last_3d)
     table = recipe.heads.table(labels, recipe.implied_negatives)
     loss = make_loss(recipe, labels, cases, table).to(device)
-    stream = PatchStream(cases, labels, recipe.sampling, patch, seed)
+    drawable = set(drawable_cases([case.name for case in cases], labels, recipe))
+    stream = PatchStream([case for case in cases if case.name in drawable], labels, recipe.sampling, patch, seed)
     optimizer = torch.optim.AdamW(network.parameters(), preset.learning_rate, weight_decay=preset.weight_decay)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, preset.iterations, _DECAY)
     for _ in range(preset.iterations):
