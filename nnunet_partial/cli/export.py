@@ -43,6 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="numbers that label maps of the exported model have by default: the file of nnUNetv2_partial_predict "
         "--label_values",
     )
+    parser.add_argument(
+        "--compete",
+        action="store_true",
+        help="classes compete in label maps of the exported model by default: nnUNetv2_partial_predict --compete",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model exported to that folder")
     add_version(parser)
     return parser
@@ -73,6 +78,7 @@ def _run(arguments: argparse.Namespace) -> int:
         trust_checkpoint=arguments.trust_checkpoint,
         overwrite=arguments.overwrite,
         label_values=values,
+        compete=arguments.compete,
     )
     console = output_console()
     columns = ("format", "largest difference", "relative", "tolerance", "windows")

@@ -79,6 +79,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "what nnUNetv2_partial_export was given)",
     )
     output.add_argument(
+        "--compete",
+        action=argparse.BooleanOptionalAction,
+        help="of classes that exclude each other write the most probable one; of sigmoid heads nnU-Net writes the last "
+        "one above one half (default: as nnU-Net, or as nnUNetv2_partial_export was told)",
+    )
+    output.add_argument(
         "--save_probabilities",
         action="store_true",
         help="also write the probability of each class, 0 to 255, to CASE_probabilities/CLASS.ending",
@@ -118,10 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_model(parser, arguments)
     if arguments.prev_stage_predictions is not None:
         parser.error("-prev_stage_predictions: cascades cannot be predicted here; use nnUNetv2_predict for this model")
-    if arguments.protocol is not None and arguments.output != "labels":
-        parser.error("--protocol gives label maps; leave out --output")
-    if arguments.label_values is not None and arguments.output != "labels":
-        parser.error("--label_values gives label maps; leave out --output")
+    for flag in ("protocol", "label_values", "compete"):
+        if getattr(arguments, flag) and arguments.output != "labels":
+            parser.error(f"--{flag} gives label maps; leave out --output")
     if arguments.label_values is not None and arguments.protocol is not None:
         parser.error("--protocol and --label_values both say what is written; give one of them")
     with ended_in_order():
@@ -131,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, command: list[str]) -> int:
     from nnunet_partial import __version__
     from nnunet_partial.inference.folder_prediction import Job, predict_folder
+    from nnunet_partial.inference.model.rivals import with_competition
     from nnunet_partial.inference.predictor import Predictor, open_predictor, plan_of
 
     model = model_folder(arguments)
@@ -154,17 +160,18 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
             compiled=arguments.compile,
             protocol=arguments.protocol,
             label_values=values,
+            compete=arguments.compete,
             **prediction_options(arguments),
         )
 
-    plan = plan_of(model, arguments.f, arguments.chk, arguments.trust_checkpoint)
+    plan = with_competition(plan_of(model, arguments.f, arguments.chk, arguments.trust_checkpoint), arguments.compete)
     values = _label_values(arguments, plan)
     if values is not None:
         job = replace(job, dataset_json=values.described(plan.dataset_json, plan.decoding))
     record: dict[str, object] = {
         "command": shlex.join(["nnUNetv2_partial_predict", *command]),
         "nnunet_partial": __version__,
-        "settings": _settings(arguments, model, values),
+        "settings": _settings(arguments, model, plan, values),
     }
     predicted = predict_folder(job, plan, load, output_console(), record)
     output_console().print(f"{len(predicted)} cases predicted", highlight=False)
@@ -173,7 +180,7 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
 
 def _label_values(arguments: argparse.Namespace, plan: PredictionPlan) -> LabelValues | None:
     """What label maps are to have; None where it is the values of the model or of a protocol."""
-    from nnunet_partial.inference.predictor import plan_label_values
+    from nnunet_partial.inference.label_view import plan_label_values
 
     if arguments.label_values is None:
         return plan_label_values(plan) if arguments.protocol is None else None
@@ -182,12 +189,15 @@ def _label_values(arguments: argparse.Namespace, plan: PredictionPlan) -> LabelV
     return LabelValues.read(arguments.label_values)
 
 
-def _settings(arguments: argparse.Namespace, model: Path, values: LabelValues | None) -> dict[str, object]:
+def _settings(
+    arguments: argparse.Namespace, model: Path, plan: PredictionPlan, values: LabelValues | None
+) -> dict[str, object]:
     """What predictions of one folder have in common: not how they are computed, but what comes out."""
     chosen = ("f", "chk", "mode", "step_size", "disable_tta", "precision", "protocol", "modality")
     return {
         "model": str(model.resolve()),
         **{name: getattr(arguments, name) for name in chosen},
         # pairs, because their order counts and that of objects does not
+        "compete": plan.decoding.rivals is not None,
         "label_values": None if values is None else [list(pair) for pair in values.numbers.items()],
     }

@@ -55,7 +55,8 @@ def combine_one_model_a_class(probabilities: Iterable[Probabilities], space: Lab
         raise ValueError(f"expected {len(space.classes)} arrays of one shape, found {len(above)} of {sorted(shapes)}")
     (shape,) = shapes
     painted = np.zeros(math.prod(shape), np.uint8 if len(space.classes) < 255 else np.uint16)
-    for index, voxels in enumerate(_given(above, values, painted.size, _rivals(space))):
+    rivals = space.exclusive | np.eye(len(above), dtype=bool)
+    for index, voxels in enumerate(_given(above, values, painted.size, rivals)):
         painted[voxels] = index + 1
     return painted.reshape(shape)
 
@@ -69,7 +70,7 @@ def _given(
         above: Flat indices of the voxels above one half, of each class.
         values: Its probabilities there.
         size: Voxels of the volume.
-        rivals: As `_rivals`.
+        rivals: (C, C): class d is class c itself or excludes it.
     """
     given = list(above)
     # classes with the same rivals share one search for the strongest: with exclusive classes one does for all
@@ -84,10 +85,3 @@ def _given(
         for index in np.flatnonzero((rivals == members).all(1)):
             given[index] = above[index][strongest[above[index]] == index + 1]
     return given
-
-
-def _rivals(space: LabelSpace) -> npt.NDArray[np.bool_]:
-    """(C, C): class d is class c itself or excludes it."""
-    axes = np.array(list(space.class_axis.values()))
-    overlap = (space.class_matrix[:, None] & space.class_matrix).any(-1)
-    return np.asarray((axes[:, None] == axes) & ~overlap | np.eye(len(axes), dtype=bool))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nnunet_partial.inference.model.plan import Decoding, PredictionPlan
 from nnunet_partial.inference.preprocessing import Prepared
 from nnunet_partial.inference.resampling import VolumeResampler, resample_image
+from nnunet_partial.inference.winners import rule_of
 
 __all__ = ["interpolated_channels", "labels_by_slabs", "labels_of_channels", "probabilities_of_channels"]
 
@@ -89,22 +90,16 @@ def labels_of_channels(channels: Iterable[FloatArray], decoding: Decoding) -> ND
         channels: As `interpolated_channels`.
         decoding: What they mean.
     """
-    dtype = _label_type(decoding)
-    labels: NDArray[np.unsignedinteger[Any]] | None = None
-    best: FloatArray | None = None
-    for logits, value in zip(channels, decoding.values, strict=True):
-        if labels is None:
-            labels = np.full(logits.shape, 0 if decoding.regions else value, dtype)
-        if decoding.regions:
-            labels[logits > 0] = value
-        elif best is None:
-            best = logits.copy()
-        else:
-            labels[logits > best] = value
-            np.maximum(best, logits, out=best)
-    if labels is None:
+    rule, contest, shape = rule_of(decoding), None, (0,)
+    dtype = np.uint8 if len(decoding.values) < 255 else np.uint16
+    for number, logits in enumerate(channels, start=1):
+        rows = logits.reshape(-1, logits.shape[-1])
+        if contest is None:
+            contest, shape = rule.contest(rows.shape, dtype), logits.shape
+        contest.enter(number, rows, rows.max(-1))
+    if contest is None:
         raise ValueError("channels: expected at least one")
-    return labels
+    return np.array([0, *decoding.values], _label_type(decoding))[contest.winner].reshape(shape)
 
 
 def _label_type(decoding: Decoding) -> type[np.unsignedinteger[Any]]:

@@ -5,7 +5,8 @@ neighbours of a voxel have the same label, interpolating their logits cannot giv
 
 * argmax: if one channel is highest at all neighbours, it is highest in any average of them;
 * regions (of the channels above 0 the last one wins): if it is channel c at all neighbours, c is above 0 and all later
-  channels are not, at all of them and so in any average.
+  channels are not, at all of them and so in any average;
+* competing regions: likewise, see `StrongestRegion.settled`.
 
 So labels are copied there, and only what is left, a percent or two of the volume, is interpolated; of it only the
 channels that can win between these neighbours. Where a plane is left in large part, as with noise, the whole plane is
@@ -60,7 +61,7 @@ class _Plane(NamedTuple):
 
     Attributes:
         logits: (C, Y, X).
-        winners: (Y, X).
+        winners: (Y, X), or `_Exporter`'s number for undecided voxels; see `Rule.settled`.
         highest: (C,), highest logit of each channel.
     """
 
@@ -120,7 +121,8 @@ class _Exporter:
     def plane(self, logits: Logits) -> _Plane:
         """A low-resolution plane of logits (C, Y, X), with its winners."""
         highest = logits.max(-1)
-        return _Plane(logits, self._rule.winners(logits, highest, self._dtype), highest.max(-1))
+        winners = self._rule.settled(logits, highest, self._dtype, self._undecided)
+        return _Plane(logits, winners, highest.max(-1))
 
     def write(self, low: Mapping[int, _Plane], layer: _Layer) -> None:
         """Writes the output planes of a layer.
@@ -174,7 +176,7 @@ class _Exporter:
         counts = sum(np.bincount(plane.winners.ravel(), minlength=len(self._value_of)) for plane in planes)
         winning = np.flatnonzero(np.asarray(counts)[1 : len(planes[0].logits) + 1])
         logits = _gathered(planes, winning, corners)
-        lows = logits.reshape(len(winning), -1, undecided.size).min(1)
+        lows = logits.reshape(len(winning), 4 * len(planes), undecided.size).min(1)
         highest = np.max([plane.highest for plane in planes], axis=0)
         contending = self._rule.contenders(highest, lows)
         contending[winning] = False
@@ -214,7 +216,7 @@ class _Exporter:
                 values = in_plane[:, 0]
                 if weight:
                     values = values + np.float32(weight) * (in_plane[:, -1] - values)
-                winner = self._rule.winners(values[:, None], values.max(-1)[:, None], np.uint16)[0].astype(np.intp)
+                winner = self._rule.winners_among(values, numbers, boundary.channels).astype(np.intp)
                 number = np.take_along_axis(numbers, np.maximum(winner - 1, 0)[None], 0)[0] * (winner > 0)
                 planes[layer.first + plane, points.place[part]] = value_of[number]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_partial.errors import PartialError
+from nnunet_partial.inference.label_view import LabelView
 from nnunet_partial.inference.model.declared_classes import declared_classes
 from nnunet_partial.inference.model.plan import Decoding
-from nnunet_partial.inference.protocol_view import LabelView
 
 __all__ = ["HIGHEST", "LabelValues"]
 
@@ -85,7 +85,7 @@ class LabelValues:
         highest = max(self.numbers.values())
         if decoding.regions:
             channels = tuple(decoding.names.index(name) for name in self.numbers)
-            return LabelView(channels, Decoding(True, tuple(self.numbers.values()), tuple(self.numbers), highest))
+            return LabelView(channels, decoding.of_channels(channels, tuple(self.numbers.values()), highest))
         values = [0] * len(decoding.values)
         for name, number in self.numbers.items():
             for channel in extents[name]:

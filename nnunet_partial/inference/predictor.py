@@ -20,9 +20,11 @@ from nnunet_partial.inference.full_resolution import (
     probabilities_of_channels,
 )
 from nnunet_partial.inference.label_export import Labels, export_labels
+from nnunet_partial.inference.label_view import LabelView, view_of
 from nnunet_partial.inference.model.declared_classes import declared_classes
 from nnunet_partial.inference.model.open_model import ModelChoice, open_model
 from nnunet_partial.inference.model.plan import Decoding, PredictionPlan
+from nnunet_partial.inference.model.rivals import with_competition
 from nnunet_partial.inference.preprocessing import Prepared, prepare
 from nnunet_partial.inference.resampling import AxisMap
 from nnunet_partial.inference.windows import sliding_logits, window_count
@@ -30,9 +32,8 @@ from nnunet_partial.process_limits import processors
 
 if TYPE_CHECKING:
     from nnunet_partial.inference.label_values import LabelValues
-    from nnunet_partial.inference.protocol_view import LabelView
 
-__all__ = ["MODES", "Mode", "Prediction", "Predictor", "open_predictor", "plan_label_values", "plan_of"]
+__all__ = ["MODES", "Mode", "Prediction", "Predictor", "open_predictor", "plan_of"]
 
 Mode = Literal["exact", "fast", "paper"]
 MODES: tuple[Mode, ...] = ("exact", "fast", "paper")
@@ -299,6 +300,7 @@ def open_predictor(
     trust_checkpoint: bool = False,
     protocol: str | None = None,
     label_values: LabelValues | None = None,
+    compete: bool | None = None,
 ) -> Predictor:
     """Loads a model folder of nnU-Net, or one that `nnUNetv2_partial_export` wrote.
 
@@ -321,6 +323,8 @@ def open_predictor(
         protocol: Annotation set or source whose label values are written, see `protocol_view`; None for the model's.
         label_values: What is written for each class instead; by default what an exported model was given, unless there
             is a protocol.
+        compete: In label maps, of classes that exclude each other the most probable one is written instead of the last
+            one, see `competing`; by default as an exported model was given, else not, as in nnU-Net.
 
     Raises:
         PartialError: The model cannot be loaded, or an argument is out of range.
@@ -335,35 +339,10 @@ def open_predictor(
     exact = mode == "exact"
     chosen = ModelChoice(folds, checkpoint, device, backend, precision, exact, threads, compiled, trust_checkpoint)
     plan, opened = open_model(model, chosen)
+    plan = with_competition(plan, compete)
     mirrored = exact if mirroring is None else mirroring
-    view = _view_of(plan, protocol, label_values)
+    view = view_of(plan, protocol, label_values)
     return Predictor(plan, opened, mode, step, mirrored, batch_size, threads or processors(), view)
-
-
-def _view_of(plan: PredictionPlan, protocol: str | None, label_values: LabelValues | None) -> LabelView | None:
-    # imported where there is one: the label model takes a while
-    if protocol is not None:
-        from nnunet_partial.inference.protocol_view import protocol_view
-
-        if label_values is not None:
-            raise PartialError("protocol and label values: expected one of them, as each says what is written")
-        return protocol_view(plan.dataset_json, plan.decoding, protocol)
-    if label_values is None:
-        label_values = plan_label_values(plan)
-    return None if label_values is None else label_values.view(plan.dataset_json, plan.decoding)
-
-
-def plan_label_values(plan: PredictionPlan) -> LabelValues | None:
-    """The label values that an exported model was given; None for the model's own.
-
-    Args:
-        plan: Of the model.
-    """
-    if plan.label_values is None:
-        return None
-    from nnunet_partial.inference.label_values import LabelValues
-
-    return LabelValues(plan.label_values, "label values of the exported model")
 
 
 def plan_of(

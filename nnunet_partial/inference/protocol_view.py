@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from nnunet_partial.errors import PartialError
+from nnunet_partial.inference.label_view import LabelView
 from nnunet_partial.inference.model.declared_classes import declared_classes
 from nnunet_partial.inference.model.plan import Decoding
 from nnunet_partial.labels import AnnotationSet, LabelSpace
 from nnunet_partial.labels.sidecar import has_partial_labels, partial_labels_of
 
-__all__ = ["LabelView", "protocol_view"]
+__all__ = ["protocol_view"]
 
 Atoms = frozenset[str]
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class LabelView:
-    """How channels become other label values than the model's own: those of a protocol, or of `LabelValues`.
-
-    Attributes:
-        channels: Channels that count, in the order in which they are painted; of models with heads by source those of
-            the protocol's.
-        decoding: What these mean: values are those that are written.
-    """
-
-    channels: tuple[int, ...]
-    decoding: Decoding
 
 
 def protocol_view(dataset_json: Mapping[str, Any], decoding: Decoding, name: str) -> LabelView:
@@ -76,8 +62,7 @@ def protocol_view(dataset_json: Mapping[str, Any], decoding: Decoding, name: str
             raise _told_apart(found, painted, own, frozenset(labels.space.axes[axis]))
     if not channels:
         raise PartialError(f"--protocol {name}: it annotates nothing that the model has a channel for")
-    names = tuple(decoding.names[channel] for channel in channels)
-    return LabelView(tuple(channels), Decoding(decoding.regions, tuple(values), names, max(found.possible)))
+    return LabelView(tuple(channels), decoding.of_channels(channels, values, max(found.possible)))
 
 
 def _annotation_set(sets: Mapping[str, AnnotationSet], name: str) -> AnnotationSet:

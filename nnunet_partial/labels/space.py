@@ -127,6 +127,13 @@ class LabelSpace:
             [[self.axis_of[a] == self.class_axis[c] for a in self.atoms] for c in self.classes], bool
         ).reshape(len(self.classes), len(self.atoms))
 
+    @cached_property
+    def exclusive(self) -> npt.NDArray[np.bool_]:
+        """(C, C): the classes lie on one axis and have no atom in common, so that no voxel is both."""
+        axes = np.array(list(self.class_axis.values()))
+        overlap = (self.class_matrix[:, None] & self.class_matrix).any(-1)
+        return np.asarray((axes[:, None] == axes) & ~overlap)
+
     def background_of(self, axis: str) -> str:
         """The background atom of an axis."""
         return self.axes[axis][0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.labels import ABSENT, UNKNOWN, one_axis_per_source
+from nnunet_partial.labels import ABSENT, UNKNOWN, LabelSpace, one_axis_per_source
 from nnunet_partial.phantoms.hard import HARD_ATOMS
 from nnunet_partial.sampling import UNIFORM, CaseSampling, HierarchicalSampling
 from nnunet_partial.training import SIGMOID, SOFTMAX
@@ -19,7 +19,7 @@ from tests.bench.methods.methods import METHODS
 from tests.bench.methods.mixes import MIXES
 from tests.bench.methods.patches import PatchStream
 from tests.bench.methods.phantom_collection import phantom_collection
-from tests.bench.methods.prediction import ChannelLogits, class_masks_of, compete
+from tests.bench.methods.prediction import ChannelLogits, class_masks_of, compete, painted
 from tests.bench.methods.presets import PRESETS
 from tests.bench.methods.real_collection import missing_files, real_collection
 from tests.bench.methods.run import network_parts
@@ -79,13 +79,29 @@ def test_methods_are_the_recipes_under_equal_conditions():
     assert METHODS["ambiguity_no_entropy"].recipe.loss().entropy_weight == 0
 
 
-def test_only_disjoint_classes_compete():
-    # liver holds tumour; spleen is disjoint from both
-    members = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
-    probabilities = np.array([[0.9, 0.6, 0.6], [0.8, 0.7, 0.1], [0.1, 0.65, 0.5]], np.float32)
-    winners = compete(probabilities, members)
+def test_exclusive_classes_compete_and_later_ones_are_painted():
+    # liver holds tumour; spleen excludes both, and a rib on an axis of its own excludes nothing
+    space = LabelSpace(
+        {"anatomy": ("background", "tissue", "tumour", "spleen"), "bones": ("bones.background", "rib")},
+        {
+            "liver": frozenset({"tissue", "tumour"}),
+            "tumour": frozenset({"tumour"}),
+            "spleen": frozenset({"spleen"}),
+            "rib": frozenset({"rib"}),
+        },
+    )
+    probabilities = np.array([[0.9, 0.6, 0.6], [0.8, 0.7, 0.1], [0.1, 0.65, 0.5], [0.2, 0.3, 0.7]], np.float32)
+    winners = compete(probabilities, space.exclusive)
     # second voxel: the spleen beats the liver, the tumour beats the spleen
-    assert winners.tolist() == [[True, False, True], [True, True, False], [False, False, False]]
+    assert winners[:3].tolist() == [[True, False, True], [True, True, False], [False, False, False]]
+    assert winners[3].all()
+    # a painted tumour is liver, too; the spleen hides both, and the rib all
+    assert painted(probabilities > 0.5, space).tolist() == [
+        [True, False, False],
+        [True, False, False],
+        [False, True, False],
+        [False, False, True],
+    ]
 
 
 def test_probability_of_a_class_is_the_mean_over_its_channels():
@@ -102,6 +118,8 @@ def test_probability_of_a_class_is_the_mean_over_its_channels():
     masks = class_masks_of([ChannelLogits(recipe, apart, logits)], labels)
     assert masks["threshold"][:, 0, 0].tolist() == [[True, False], [True, True]]
     assert masks["argmax"][:, 0, 0].tolist() == [[True, False], [False, True]]
+    # the spleen is painted later
+    assert masks["painted"][:, 0, 0].tolist() == [[False, False], [True, True]]
     # a second network doubts the liver: (sigmoid(4) + sigmoid(-5)) / 2 < 0.5
     liver_only = METHODS["shared"].recipe_with("multitalent")
     liver_only = replace(liver_only, classes="liver")

@@ -193,7 +193,7 @@ def test_frames_are_trained_under_one_sampling_and_have_jenkes_orderings():
 
 def test_orderings_of_frames_score_what_each_frame_looks_at():
     def run(method, seed, focus, mean):
-        dice = {"threshold": {"liver": mean}, "argmax": {"liver": mean}}
+        dice = {"threshold": {"liver": mean}, "argmax": {"liver": mean}, "painted": {"liver": mean}}
         own = {"threshold": {"liver": focus}, "argmax": {"liver": focus}}
         return RunKey("frames", method, "cmd_anywhere", seed), {"dice": dice, "dice_in_focus": own}
 

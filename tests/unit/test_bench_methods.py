@@ -15,14 +15,15 @@ import torch
 from nnunet_partial.errors import PartialError
 from nnunet_partial.phantoms.hard import HARD_ATOMS
 from nnunet_partial.training.recipe import SAMPLINGS
-from tests.bench.methods import pictures, plan
+from tests.bench.methods import network, pictures, plan
 from tests.bench.methods.__main__ import main
 from tests.bench.methods.comparison import mean_spread, paired_verdict
 from tests.bench.methods.methods import METHODS, SAMPLING_TITLES
 from tests.bench.methods.mixes import MIXES
-from tests.bench.methods.network import make_loss
+from tests.bench.methods.network import make_loss, train
 from tests.bench.methods.orderings import ORDERINGS, checked
 from tests.bench.methods.overview import by_collection, by_sampling
+from tests.bench.methods.patches import PatchStream
 from tests.bench.methods.phantom_collection import phantom_collection
 from tests.bench.methods.plan import planned
 from tests.bench.methods.presets import COLLECTIONS, PRESETS
@@ -59,7 +60,7 @@ def result(method, seed, dice, argmax=None, ml=0.0, sampling="multitalent"):
         "sampling": sampling,
         "seed": seed,
         "settings": {"iterations": 2},
-        "dice": {"threshold": dice, "argmax": argmax or dice},
+        "dice": {"threshold": dice, "argmax": argmax or dice, "painted": dice},
         "dice_by_modality": {"CT": dice},
         "false_positives": {"liver": {"cases": 1, "ml": ml, "rate": ml / 1000}},
         "training_seconds": 10.0,
@@ -334,3 +335,30 @@ def test_losses_take_what_their_recipes_set():
     names = recipe.heads.channels(labels)
     found = make_loss(recipe, labels, cases, table).optional
     assert sorted(names[channel] for channel in found) == ["liver_tumour", "spleen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [("masked", {"kidneys"}), ("selected", {"kidneys"}), ("selected_normal", set()), ("shared", set())],
+)
+def test_patches_come_from_the_cases_that_a_trainer_would_draw(monkeypatch, name, unused):
+    """Merged kidneys teach nothing without implied negatives, but where the loss takes unknown for absent."""
+    collection = phantom_collection(0, TINY)
+    labels, recipe = collection.labels, METHODS[name].recipe_with("cmd_anywhere")
+    streams = []
+
+    class Watched(PatchStream):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            streams.append(self)
+
+    monkeypatch.setattr(network, "PatchStream", Watched)
+    train(recipe, labels, collection.training, TINY.patch, replace(TINY, iterations=1), 3, torch.device("cpu"))
+    declared = [case for case in collection.training if labels.source_of(case.name) not in unused]
+    expected = PatchStream(declared, labels, recipe.sampling, TINY.patch, 3)
+    expected.batch(TINY.batch_size)  # that of the training
+    (found,) = streams
+    drawn = [stream.batch(200) for stream in (found, expected)]
+    assert drawn[0].cases == drawn[1].cases
+    assert torch.equal(drawn[0].images, drawn[1].images)
+    assert ("kidneys" in {labels.source_of(case) for case in drawn[0].cases}) == (not unused)

@@ -11,11 +11,12 @@ import pytest
 from scipy.special import expit
 
 from nnunet_partial.inference.backends.backend import NumpyArrays
+from nnunet_partial.inference.label_view import LabelView
 from nnunet_partial.inference.model.nnunet_plans import read_plan
 from nnunet_partial.inference.model.plan import Decoding, Normalization, PredictionPlan, Resampling
 from nnunet_partial.inference.predictor import Prediction, Predictor
 from nnunet_partial.inference.preprocessing import Prepared
-from nnunet_partial.inference.protocol_view import LabelView, protocol_view
+from nnunet_partial.inference.protocol_view import protocol_view
 from nnunet_partial.labels.axes import one_axis_per_source
 from nnunet_partial.labels.regions import with_region_labels
 from tests.unit.test_protocol_view import labels_of

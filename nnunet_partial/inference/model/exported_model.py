@@ -24,6 +24,7 @@ from nnunet_partial.inference.backends.open_backend import KINDS
 from nnunet_partial.inference.model.agreement import TOLERANCE, TOLERANCE_BF16, Agreement, agreements, entry
 from nnunet_partial.inference.model.model_folder import CHECKPOINT, LoadedModel, load_model
 from nnunet_partial.inference.model.plan import PredictionPlan
+from nnunet_partial.inference.model.rivals import with_competition
 
 if TYPE_CHECKING:
     from nnunet_partial.inference.label_values import LabelValues
@@ -84,6 +85,7 @@ def export_model(
     tolerance: float = TOLERANCE,
     tolerance_bf16: float = TOLERANCE_BF16,
     label_values: LabelValues | None = None,
+    compete: bool = False,
 ) -> Mapping[str, Agreement]:
     """Writes a model of nnU-Net as a folder for prediction, and loads it again to see that it predicts the same.
 
@@ -99,6 +101,8 @@ def export_model(
         tolerance: Largest relative difference that is taken, in fp32.
         tolerance_bf16: Largest one in bf16, beyond which the model is predicted in fp32 unless bf16 is asked for.
         label_values: What label maps of the exported model have by default; None for the model's own values.
+        compete: Whether in label maps of the exported model, by default, classes that exclude each other compete; see
+            `competing`.
 
     Returns:
         How well each format agrees with the checkpoints: 'torch', and 'torch, bf16' where this processor has it.
@@ -115,7 +119,7 @@ def export_model(
         model = load_model(
             model_folder, folds, checkpoint, configuration=configuration, trust_checkpoint=trust_checkpoint
         )
-        plan = _exported_plan(model.plan, label_values)
+        plan = _exported_plan(with_competition(model.plan, compete), label_values)
         files = {kind: _write(kind, model, folder) for kind in dict.fromkeys(formats)}
         written = {kind: [folder / name for name in names] for kind, names in files.items()}
         agreement = agreements(model, written, tolerance, tolerance_bf16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,12 +52,30 @@ class Decoding:
         values: What is written into a label map for each channel.
         names: Name of each channel's class.
         foreground_labels: Number of labels but the background, which decides between 8 and 16 bits.
+        rivals: For each channel of `regions` those that exclude it, counted from 0: it is present only where none of
+            them has a higher logit. None where channels do not compete.
     """
 
     regions: bool
     values: tuple[int, ...]
     names: tuple[str, ...]
     foreground_labels: int
+    rivals: tuple[tuple[int, ...], ...] | None = None
+
+    def of_channels(self, channels: Sequence[int], values: Sequence[int], foreground_labels: int) -> Decoding:
+        """What some channels mean, with other values.
+
+        Args:
+            channels: Counted from 0, in the order in which they are painted.
+            values: What is written for each of them.
+            foreground_labels: See the attribute.
+        """
+        names = tuple(self.names[channel] for channel in channels)
+        rivals = None
+        if self.rivals is not None:
+            place = {channel: number for number, channel in enumerate(channels)}
+            rivals = tuple(tuple(place[r] for r in self.rivals[channel] if r in place) for channel in channels)
+        return Decoding(self.regions, tuple(values), names, foreground_labels, rivals)
 
 
 @dataclass(frozen=True)

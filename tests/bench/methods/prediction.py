@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nnunet_partial.errors import PartialError
-from nnunet_partial.labels import PartialLabels
+from nnunet_partial.labels import LabelSpace, PartialLabels
+from nnunet_partial.labels.regions import region_labels
 from nnunet_partial.training import SIGMOID, Recipe
 
-__all__ = ["DECODINGS", "ChannelLogits", "class_masks_of", "compete"]
+__all__ = ["DECODINGS", "ChannelLogits", "class_masks_of", "compete", "painted"]
 
-DECODINGS = ("threshold", "argmax")
-"""'threshold': each class where its probability exceeds one half, as nnU-Net decodes regions. 'argmax': of disjoint
-classes only the most probable one keeps a voxel (Jenke et al. 2024, sections 2.1 and 3.2). Softmax heads have no
-threshold: both are the argmax over the atoms."""
+DECODINGS = ("threshold", "argmax", "painted")
+"""'threshold': each class where its probability exceeds one half. 'argmax': of classes that exclude each other only
+the most probable one keeps a voxel (Jenke et al. 2024, sections 2.1 and 3.2). 'painted': what is read from nnU-Net's
+label map, into which later classes are painted over earlier ones. Softmax heads have no threshold: all are the argmax
+over the atoms."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +79,42 @@ def class_masks_of(
         return dict.fromkeys(DECODINGS, found)
     probabilities = np.stack([_probability(outputs, name, modality) for name in labels.class_names])
     above = probabilities > 0.5
-    return {"threshold": above, "argmax": above & compete(probabilities, labels.space.class_matrix)}
+    return {
+        "threshold": above,
+        "argmax": above & compete(probabilities, labels.space.exclusive),
+        "painted": painted(above, labels.space),
+    }
 
 
-def compete(probabilities: NDArray[np.float32], class_matrix: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where no class that is disjoint from a class is more probable.
+def compete(probabilities: NDArray[np.float32], exclusive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where no class that excludes a class is more probable.
 
-    Overlapping classes (a tumour and its organ) do not compete. For classes that are all disjoint this is the argmax.
+    Overlapping classes (a tumour and its organ) do not compete. For classes that all exclude each other this is the
+    argmax.
 
     Args:
         probabilities: (C, X, Y, Z).
-        class_matrix: (C, A), atom belongs to class.
+        exclusive: (C, C), see `LabelSpace.exclusive`.
     """
-    members = class_matrix.astype(int)
-    disjoint = members @ members.T == 0
     winners = np.ones(probabilities.shape, bool)
-    for index, rivals in enumerate(disjoint):
+    for index, rivals in enumerate(exclusive):
         if rivals.any():
             winners[index] = probabilities[index] >= probabilities[rivals].max(0)
     return winners
+
+
+def painted(found: NDArray[np.bool_], space: LabelSpace) -> NDArray[np.bool_]:
+    """The masks that are read from a label map into which classes are painted in their order.
+
+    Args:
+        found: (C, X, Y, Z).
+        space: Of these classes.
+    """
+    label_map = np.zeros(found.shape[1:], int)
+    regions, values = region_labels(space)
+    for mask, value in zip(found, values, strict=True):
+        label_map[mask] = value
+    return np.stack([np.isin(label_map, regions[name]) for name in space.classes])
 
 
 def _probability(outputs: Sequence[ChannelLogits], name: str, modality: str) -> NDArray[np.float32]:

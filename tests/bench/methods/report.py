@@ -33,12 +33,15 @@ _ABOUT = {
     "fill at least 3 % of the frame.",
 }
 
+_MEANS = {MEAN: "mean Dice", "argmax": "after argmax", "painted": "painted"}
+
 _UNITS = {"ml": "mL", "percent": "%"}
 
 _DICE = """\
 Dice: mean over the held-out cases of a seed, then mean ± standard deviation over seeds. 'after argmax' counts a voxel
-only for the most probable of disjoint classes; other columns cut each sigmoid at one half. MultiTalent's probability of
-a class is the mean over the heads of its sources, that of several networks the mean over those that have the class.
+only for the most probable of disjoint classes; 'painted' scores nnU-Net's label map, where later classes are painted
+over earlier ones; other columns cut each sigmoid at one half. MultiTalent's probability of a class is the mean over the
+heads of its sources, that of several networks the mean over those that have the class.
 'in focus' scores a frame on the structure that it looks at alone, as Jenke et al. 2024 do in Tables 1 and 3.
 """
 
@@ -63,7 +66,8 @@ class Row:
         method: One of METHODS.
         sampling: One of SAMPLINGS.
         seeds: Its seeds.
-        dice: 'mean', 'argmax' (mean after argmax), the same 'in focus', 'mean MODALITY' and each class.
+        dice: 'mean', 'argmax' (mean after argmax), 'painted' (mean of label maps), the first two 'in focus', 'mean
+            MODALITY' and each class.
         unit: 'ml' or 'percent' (of a frame).
         false_positive_size: Mean over classes of the size a case, in that unit.
         false_positive_permille: Mean over classes of false positives in a thousand voxels that are not the class.
@@ -87,10 +91,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _row(method: str, sampling: str, runs: Mapping[int, Mapping[str, Any]]) -> Row:
     results = [runs[seed] for seed in sorted(runs)]
-    dice = {
-        MEAN: mean_spread([score_of(r, "threshold", MEAN) for r in results]),
-        "argmax": mean_spread([score_of(r, "argmax", MEAN) for r in results]),
-    }
+    of_decoding = {"threshold": MEAN, "argmax": "argmax", "painted": "painted"}
+    dice = {title: mean_spread([score_of(r, name, MEAN) for r in results]) for name, title in of_decoding.items()}
     if any(result.get("dice_in_focus", {}).get("threshold") for result in results):
         dice["in focus"] = mean_spread([score_of(r, "threshold", FOCUS) for r in results])
         dice["in focus, argmax"] = mean_spread([score_of(r, "argmax", FOCUS) for r in results])
@@ -132,13 +134,12 @@ def table_rows(results: Mapping[RunKey, Mapping[str, Any]]) -> list[Row]:
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    columns = [name for name in rows[0].dice if name not in (MEAN, "argmax")]
+    columns = [name for name in rows[0].dice if name not in _MEANS]
     titles = [
         "method",
         "sampling",
         "seeds",
-        "mean Dice",
-        "after argmax",
+        *_MEANS.values(),
         *columns,
         f"FP {_UNITS[rows[0].unit]}",
         "FP ‰",
@@ -150,7 +151,7 @@ def _markdown(rows: Sequence[Row]) -> str:
             METHODS[row.method].title,
             SAMPLING_TITLES[row.sampling],
             str(len(row.seeds)),
-            *(row.dice[name].text() for name in (MEAN, "argmax", *columns)),
+            *(row.dice[name].text() for name in (*_MEANS, *columns)),
             row.false_positive_size.text(1),
             row.false_positive_permille.text(2),
             f"{row.seconds.mean:.0f}",

@@ -44,14 +44,15 @@ _COLLECTIONS: dict[str, _Make] = {
 
 
 def settings_of(collection: str, preset: Preset) -> dict[str, Any]:
-    """All that must agree between trainings that are compared: sizes, and a digest of what the collection is made of.
+    """All that must agree between trainings that are compared: sizes, how they are scored, and a digest of what the
+    collection is made of.
 
     Args:
         collection: Its name.
         preset: Its sizes.
     """
     make = hashlib.sha256(_COLLECTIONS[collection][1]().encode()).hexdigest()[:12]
-    return {**preset.settings(), "collection": make}
+    return {**preset.settings(), "collection": make, "decodings": list(DECODINGS)}
 
 
 @dataclass(frozen=True)
