@@ -176,9 +176,15 @@ def test_mean_and_spread():
 @pytest.mark.parametrize(
     ("differences", "verdict"),
     [
-        ([0.01, 0.02, 0.03], "reproduced"),  # mean .02, error .01 / sqrt 3 = .0058
-        ([-0.01, -0.02, -0.03], "not reproduced"),
-        ([-0.02, 0.02, 0.03], "within noise"),  # mean .01, error .026 / sqrt 3 = .015
+        # Student's t of two degrees of freedom: 4.303 standard errors
+        ([0.02, 0.03, 0.04], "reproduced"),  # mean .03, error .01 / sqrt 3 = .00577: 5.2
+        ([-0.02, -0.03, -0.04], "not reproduced"),
+        ([0.01, 0.02, 0.03], "within noise"),  # 3.5
+        ([-0.01, -0.02, -0.03], "within noise"),
+        ([-0.02, 0.02, 0.03], "within noise"),
+        # of four: 2.776
+        ([0.0, 0.01, 0.01, 0.02, 0.02], "reproduced"),  # mean .012, error .00837 / sqrt 5 = .00374: 3.2
+        ([0.0, 0.0, 0.01, 0.02, 0.02], "within noise"),  # mean .01, error .01 / sqrt 5 = .00447: 2.2
         ([0.0, 0.0, 0.0], "within noise"),
         ([0.01, 0.01], "reproduced"),
         ([0.5], "too few seeds"),

@@ -52,9 +52,9 @@ truth; mL a case, or percent of a frame, and share of the voxels that are not th
 
 _RULE = """\
 Rule: the paired difference of each seed is taken (the seed fixes split, initial weights and draws of both); '±' is the
-standard error of its mean. An ordering is reproduced where the mean difference exceeds twice that error, not reproduced
-where it lies as far below zero, and within noise in between. With three seeds, about one in five pairs of equal methods
-would be called different. Where no sampling is named, the ordering compares samplings.
+standard error of its mean. An ordering is reproduced where the 95 % confidence interval of the mean difference lies
+above zero (with three seeds: beyond 4.3 standard errors), not reproduced where it lies below, and within noise where it
+holds zero. Where no sampling is named, the ordering compares samplings.
 """
 
 
