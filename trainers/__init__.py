@@ -7,6 +7,7 @@ from nnunet_partial.trainers.PartialLabelTrainerImplicit import PartialLabelTrai
 from nnunet_partial.trainers.PartialLabelTrainerImplicitCalibrated import PartialLabelTrainerImplicitCalibrated
 from nnunet_partial.trainers.PartialLabelTrainerLeafDice import PartialLabelTrainerLeafDice
 from nnunet_partial.trainers.PartialLabelTrainerMarginal import PartialLabelTrainerMarginal
+from nnunet_partial.trainers.PartialLabelTrainerMarginalDice import PartialLabelTrainerMarginalDice
 from nnunet_partial.trainers.PartialLabelTrainerMultiTalent import PartialLabelTrainerMultiTalent
 from nnunet_partial.trainers.PartialLabelTrainerNaive import PartialLabelTrainerNaive
 from nnunet_partial.trainers.PartialLabelTrainerSelected import PartialLabelTrainerSelected
@@ -19,6 +20,7 @@ __all__ = [
     "PartialLabelTrainerImplicitCalibrated",
     "PartialLabelTrainerLeafDice",
     "PartialLabelTrainerMarginal",
+    "PartialLabelTrainerMarginalDice",
     "PartialLabelTrainerMultiTalent",
     "PartialLabelTrainerNaive",
     "PartialLabelTrainerSelected",

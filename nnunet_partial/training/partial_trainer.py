@@ -32,7 +32,7 @@ from nnunet_partial.training.online_scores import annotated_counts, describe_dic
 from nnunet_partial.training.patch_sources import PatchSources
 from nnunet_partial.training.recipe import Recipe
 from nnunet_partial.training.schedule import EpochLearningRate, keep_running_statistics
-from nnunet_partial.training.slice_axes import RotationInSlices, axis_across
+from nnunet_partial.training.slice_axes import RotationInSlices, axis_across, keep_slices_whole, mixed_by_resampling
 from nnunet_partial.training.table_loss import TableLoss, deep_supervision_weights
 from nnunet_partial.training.transfer import load_pretrained
 
@@ -196,9 +196,8 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The axis of a patch across the slices of the recipe; None without, and for a 2D patch that is one slice."""
         if not self.method.slices:
             return None
-        folder = Path(self.preprocessed_dataset_folder)
-        cases = self.sources.datasets[0].identifiers
-        raw = axis_across(self.method.slices, ((case, load_pickle(str(folder / f"{case}.pkl"))) for case in cases))
+        images = [(case, self._header_of(case)) for case in self.sources.datasets[0].identifiers]
+        raw = axis_across(self.method.slices, images)
         dimensions = len(self.configuration_manager.patch_size)
         axes = preprocessed_axes([raw], self.plans_manager.transpose_forward, dimensions)
         if axes and dimensions == 2:
@@ -206,7 +205,21 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
                 f"nnUNet_partial_slices={self.method.slices}: the 2D patches of configuration "
                 f"'{self.configuration_name}' lie across these slices; train 3d_fullres, or unset it"
             )
-        return axes[0] if axes else None
+        if not axes:
+            return None
+        manager = self.configuration_manager
+        mixed = mixed_by_resampling(images, axes[0], self.plans_manager.transpose_forward, manager.configuration)
+        if mixed:
+            self.print_to_log_file(
+                f"Warning: preprocessing resampled {len(mixed)} of {len(images)} cases across the {self.method.slices} "
+                f"slices, '{mixed[0]}' among them, which may mix labels of neighbours; plan the spacing of the images "
+                "across the slices (nnUNetv2_partial_plan --spacing), and preprocess again"
+            )
+        return axes[0]
+
+    def _header_of(self, case: str) -> dict[str, Any]:
+        properties = load_pickle(str(Path(self.preprocessed_dataset_folder) / f"{case}.pkl"))
+        return {key: value for key, value in properties.items() if key != "class_locations"}  # most of the file
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
         """As nnU-Net, but sides are not mirrored, and slices with labels of their own are not tilted."""
@@ -232,7 +245,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
             # nnU-Net's 2D augmentation of anisotropic patches turns them about the first axis
             limits = (0.0, 0.0) if dummy_2d and across else rotation
             rotation = limits if dummy_2d else RotationInSlices(across, rotation)
-            self.print_to_log_file(f"Rotation: about axis {across} only, across the {self.method.slices} slices")
+            self.print_to_log_file(f"Augmentation keeps {self.method.slices} slices whole, across axis {across}")
         return rotation, dummy_2d, initial_patch_size, axes
 
     def do_split(self) -> tuple[list[str], list[str]]:
@@ -257,6 +270,7 @@ class PartialTrainer(nnUNetTrainer):  # type: ignore[misc]
         training = self.get_training_transforms(
             patch_size, rotation, scales, axes, dummy_2d, use_mask_for_norm=self.configuration_manager.use_mask_for_norm
         )
+        keep_slices_whole(training, self._slice_axis, dummy_2d)
         transforms = (make_reproducible(training), self.get_validation_transforms(scales))
         batches = (self.num_iterations_per_epoch, self.num_val_iterations_per_epoch)
         workers = get_allowed_n_proc_DA()

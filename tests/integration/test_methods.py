@@ -164,6 +164,49 @@ def test_cases_that_are_never_drawn_are_reported(make_trainer: MakeTrainer) -> N
         assert (line in log_of(trainer)) == reported
 
 
+def declared_sources(trainer: Any) -> dict[str, float]:
+    rows = [row.split(",") for row in (Path(trainer.output_folder) / "sampling.csv").read_text().splitlines()]
+    return {name: float(share) for _, level, name, share, *_ in rows if level == "source"}
+
+
+def test_labelled_cases_that_teach_nothing_are_reported(make_trainer: MakeTrainer) -> None:
+    """The two cases of merged kidneys annotate neither side."""
+    trainer = make_trainer("PartialLabelTrainerSelected", fold="all")
+    trainer.run_training()
+    cases = trainer.sources.datasets[0].identifiers
+    labelled = sum(trainer.partial_labels.is_informative(c) for c in cases)
+    log = log_of(trainer)
+    assert f"Warning: 2 of {labelled} labelled training cases are not used" in log
+    assert "without implied negatives: 2 of 2 of source 'kidneys'; " in log
+    assert "are never drawn" not in log
+    declared = declared_sources(trainer)
+    assert declared["kidneys"] == 0 and declared["lits"] > 0
+    assert not any(str(name).startswith("kidneys") for name in trainer.sources.draws[1].cases)
+
+
+def test_classes_that_count_everywhere_leave_no_case_unused(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_partial_optional", "spleen")
+    monkeypatch.setenv("nnUNet_partial_iterations", "1")
+    trainer = make_trainer("PartialLabelTrainerSelected", fold="all")
+    trainer.run_training()
+    assert "are not used" not in log_of(trainer)
+    assert declared_sources(trainer)["kidneys"] > 0
+
+
+def test_a_training_without_a_case_to_learn_from_says_why(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer("PartialLabelTrainerSelected", fold="all")
+    trainer.initialize()
+    cases = [c for c in trainer.sources.datasets[0].identifiers if c.startswith("kidneys")]
+    monkeypatch.setattr(trainer.sources.datasets[0], "identifiers", cases)
+    with pytest.raises(LabelError, match="of this fold"):
+        trainer.sources.report_missing()
+    assert "Warning: 2 of 2 labelled training cases are not used" in log_of(trainer)
+
+
 def test_weights_of_the_ambiguity_losses_are_settings(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,8 +237,7 @@ def test_one_class_of_many(make_trainer: MakeTrainer, monkeypatch: pytest.Monkey
     trainer = make_trainer("PartialLabelTrainerImplicit")
     trainer.run_training()
     assert trainer.network.decoder.seg_layers[-1].out_channels == 1
-    rows = [row.split(",") for row in (Path(trainer.output_folder) / "sampling.csv").read_text().splitlines()]
-    declared = {name: float(share) for _, level, name, share, *_ in rows if level == "source"}
+    declared = declared_sources(trainer)
     assert {name for name, share in declared.items() if share} == {"organs", "sparse"}  # they label the spleen
 
 

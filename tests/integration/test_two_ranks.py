@@ -10,14 +10,19 @@ import torch
 
 from tests.integration import mocked_cuda
 
-TRAINERS = ("PartialLabelTrainer", "PartialLabelTrainerAmbiguity")
+SIGMOID_AND_SOFTMAX = ("PartialLabelTrainer", "PartialLabelTrainerAmbiguity")
+WEIGHTED = ("PartialLabelTrainerImplicit",)
+"""Weights of positive voxels, for which each rank counts the voxels of all training cases."""
 
 
-def test_num_gpus_trains_validates_and_saves(nnunet: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainers", [SIGMOID_AND_SOFTMAX, pytest.param(WEIGHTED, marks=pytest.mark.slow)])
+def test_num_gpus_trains_validates_and_saves(
+    nnunet: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trainers: tuple[str, ...]
+) -> None:
     monkeypatch.setenv("nnUNet_compile", "f")
-    mocked_cuda.train_on_two(nnunet.name, TRAINERS, "nnUNetPlans_small", tmp_path)
+    mocked_cuda.train_on_two(nnunet.name, trainers, "nnUNetPlans_small", tmp_path)
     validation = json.loads((nnunet / "splits_final.json").read_text())[0]["val"]
-    for number, trainer in enumerate(TRAINERS):
+    for number, trainer in enumerate(trainers):
         model = tmp_path / "results" / nnunet.name / f"{trainer}__nnUNetPlans_small__3d_fullres"
         checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
         assert checkpoint["current_epoch"] == 1

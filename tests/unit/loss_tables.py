@@ -68,11 +68,17 @@ def loss_and_gradient(
 
 
 def unequal_batches() -> list[Batch]:
-    """Four cases, of which a rank of two gets every other: much known to one and little, or nothing, to the other."""
+    """Cases of which a rank of two gets every other.
+
+    Much is known to one rank and little, or nothing, to the other; and of three cases one rank gets two.
+    """
     little, nothing = (random_batch(seed, batch=4, shape=(4, 3, 3)) for seed in (21, 22))
     little[2][0::2, :, 1:] = -1
     nothing[2][1::2] = -1
-    return [little, nothing]
+    odd, odd_nothing, odd_rest_nothing = (random_batch(seed, batch=3, shape=(4, 3, 3)) for seed in (23, 24, 25))
+    odd_nothing[2][1::2] = -1
+    odd_rest_nothing[2][0::2] = -1
+    return [little, nothing, odd, odd_nothing, odd_rest_nothing]
 
 
 def assert_two_ranks_equal_one(loss: torch.nn.Module, folder: Path, wrapped: bool = False) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nnunet_partial.losses.leaf_dice import LeafDiceLoss
+from nnunet_partial.trainers import PartialLabelTrainerLeafDice, PartialLabelTrainerMarginalDice
 from tests.unit.atom_tables import (
     SHAPES,
     assert_equals,
@@ -130,6 +131,12 @@ def test_atom_that_is_never_told_of_has_no_part() -> None:
     value, gradient = loss_and_gradient(LeafDiceLoss(cross_entropy=False), logits, labels, protocol(3, (0, 2), (1,)))
     assert value == pytest.approx(1 / 3, abs=1e-12)
     assert (gradient == 0).all()
+
+
+def test_each_kind_has_a_trainer() -> None:
+    recipes = PartialLabelTrainerLeafDice.recipe, PartialLabelTrainerMarginalDice.recipe
+    losses = [recipe.loss() for recipe in recipes]
+    assert [(loss.kind, loss.cross_entropy) for loss in losses] == [("leaf", True), ("marginal", True)]
 
 
 def test_unknown_kind_is_refused() -> None:
