@@ -37,7 +37,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
             act()
             return []
 
-        monkeypatch.setattr("nnunet_partial.inference.predictor.plan_of", lambda *_: SimpleNamespace(label_values=None))
+        plan = SimpleNamespace(label_values=None, decoding=SimpleNamespace(rivals=None))
+        monkeypatch.setattr("nnunet_partial.inference.predictor.plan_of", lambda *_: plan)
         monkeypatch.setattr("nnunet_partial.inference.folder_prediction.predict_folder", predict_folder)
         return main(["-i", str(tmp_path), "-o", str(tmp_path / "out"), "-m", str(tmp_path)])
 
@@ -68,7 +69,7 @@ def stopped_while_writing(*_):
         raise AssertionError("went on")
 
 
-predictor.plan_of = lambda *_: SimpleNamespace(label_values=None)
+predictor.plan_of = lambda *_: SimpleNamespace(label_values=None, decoding=SimpleNamespace(rivals=None))
 folder_prediction.predict_folder = stopped_while_writing
 main(["-i", str(folder), "-o", str(folder / "out"), "-m", str(folder)])
 """
