@@ -24,3 +24,16 @@ def save(path: Path, voxels: np.ndarray = VOXELS, affine: np.ndarray = AFFINES["
     image.set_sform(affine, code=1)
     nib.save(image, path)
     return path
+
+
+def write_noise_image(folder: Path) -> Path:
+    """A new folder of images with one case 'a'."""
+    folder.mkdir()
+    array = np.random.default_rng(0).normal(60, 300, (10, 10, 10)).astype(np.float32)
+    nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.25, 3.0, 1.0])), folder / "a_0000.nii.gz")
+    return folder
+
+
+def read_label_map(folder: Path) -> np.ndarray:
+    """The label map of case 'a' in a folder of predictions."""
+    return np.asarray(nib.load(folder / "a.nii.gz").dataobj)

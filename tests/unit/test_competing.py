@@ -30,6 +30,7 @@ from nnunet_partial.inference.resampling import AxisMap, axis_maps
 from nnunet_partial.inference.winners import StrongestRegion, rule_of
 from nnunet_partial.labels import AnnotationSet, LabelSpace, PartialLabels
 from nnunet_partial.labels.regions import with_atom_labels, with_region_labels
+from tests.unit.nifti_files import read_label_map, write_noise_image
 from tests.unit.test_full_resolution import plan_of, prepared_of
 from tests.unit.tiny_models import make_dataset_json, make_plans, write_model
 
@@ -277,20 +278,9 @@ def test_views_keep_the_rivals_of_their_channels() -> None:
     assert of_protocol.decoding.rivals == ((1, 3), (0, 2, 3), (1, 3), (0, 1, 2))
 
 
-def write_image(folder: Path) -> Path:
-    folder.mkdir()
-    array = np.random.default_rng(0).normal(60, 300, (10, 10, 10)).astype(np.float32)
-    nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.25, 3.0, 1.0])), folder / "a_0000.nii.gz")
-    return folder
-
-
-def read(folder: Path) -> np.ndarray:
-    return np.asarray(nib.load(folder / "a.nii.gz").dataobj)
-
-
 def test_commands(tmp_path, capsys) -> None:
     content = make_dataset_json({"background": 0, "a": [1, 1], "b": [2, 2], "c": [3, 3]}, regions_class_order=[1, 2, 3])
-    model, images = write_model(tmp_path / "model", make_plans(), content), write_image(tmp_path / "images")
+    model, images = write_model(tmp_path / "model", make_plans(), content), write_noise_image(tmp_path / "images")
 
     def run(output: str, *more: str, model: Path = model) -> int:
         words = ["-i", str(images), "-o", str(tmp_path / output), "-m", str(model), "--mode", "fast"]
@@ -301,7 +291,7 @@ def test_commands(tmp_path, capsys) -> None:
         [nib.load(tmp_path / "stock" / "a_probabilities" / f"{name}.nii.gz").get_fdata() for name in "abc"]
     )
     assert run("competing", "--compete") == 0
-    found, stock = read(tmp_path / "competing"), read(tmp_path / "stock")
+    found, stock = read_label_map(tmp_path / "competing"), read_label_map(tmp_path / "stock")
     assert (found != stock).mean() > 0.05
     np.testing.assert_array_equal(found == 0, stock == 0)
     # written probabilities have 8 bits
@@ -319,9 +309,9 @@ def test_commands(tmp_path, capsys) -> None:
     assert export(["-m", str(model), "-o", str(exported), "--formats", "torch", "--compete"]) == 0
     assert load_exported(exported).plan.decoding.rivals == flat(3)
     assert run("default", model=exported) == 0
-    np.testing.assert_array_equal(read(tmp_path / "default"), found)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "default"), found)
     assert run("not", "--no-compete", model=exported) == 0
-    np.testing.assert_array_equal(read(tmp_path / "not"), stock)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "not"), stock)
     # masks are those of single classes, whatever competes in label maps
     assert run("masks", "--output", "classes", model=exported) == 0
     masks = [nib.load(tmp_path / "masks" / "a" / f"{name}.nii.gz").get_fdata() > 0 for name in "abc"]
@@ -337,14 +327,14 @@ def test_commands(tmp_path, capsys) -> None:
 
 def test_label_values_of_a_competing_export(tmp_path) -> None:
     content = make_dataset_json({"background": 0, "a": [1, 1], "b": [2, 2], "c": [3, 3]}, regions_class_order=[1, 2, 3])
-    model, images = write_model(tmp_path / "model", make_plans(), content), write_image(tmp_path / "images")
+    model, images = write_model(tmp_path / "model", make_plans(), content), write_noise_image(tmp_path / "images")
     values = tmp_path / "values.json"
     values.write_text(json.dumps({"c": 30, "b": 20, "a": 10}))
     words = ["-i", str(images), "-m", str(model), "-device", "cpu", "--mode", "fast", "--compete"]
     assert predict([*words, "-o", str(tmp_path / "own")]) == 0
     assert predict([*words, "-o", str(tmp_path / "chosen"), "--label_values", str(values)]) == 0
     # whatever the order: one class is left at each voxel
-    np.testing.assert_array_equal(read(tmp_path / "chosen"), 10 * read(tmp_path / "own"))
+    np.testing.assert_array_equal(read_label_map(tmp_path / "chosen"), 10 * read_label_map(tmp_path / "own"))
 
 
 def test_old_exports_do_not_compete(tmp_path) -> None:

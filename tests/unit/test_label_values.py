@@ -23,6 +23,7 @@ from nnunet_partial.inference.model.plan import PredictionPlan, Resampling
 from nnunet_partial.inference.predictor import Prediction, Predictor, open_predictor
 from nnunet_partial.inference.preprocessing import Prepared
 from nnunet_partial.labels.regions import with_atom_labels, with_region_labels
+from tests.unit.nifti_files import read_label_map, write_noise_image
 from tests.unit.test_declared_classes import ATOMS, LABELS, NoBackend
 from tests.unit.tiny_models import REGIONS, make_dataset_json, make_plans, write_model
 
@@ -171,19 +172,8 @@ def test_background_and_ignore_of_a_stock_model_have_no_number() -> None:
             LabelValues({name: 2}).view(PLAIN, read_decoding(PLAIN))
 
 
-def write_image(folder: Path) -> Path:
-    folder.mkdir()
-    array = np.random.default_rng(0).normal(60, 300, (10, 10, 10)).astype(np.float32)
-    nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.25, 3.0, 1.0])), folder / "a_0000.nii.gz")
-    return folder
-
-
-def read(folder: Path) -> np.ndarray:
-    return np.asarray(nib.load(folder / "a.nii.gz").dataobj)
-
-
 def test_commands(tmp_path, capsys) -> None:
-    model, images = write_model(tmp_path / "model", make_plans(), SIGMOID), write_image(tmp_path / "images")
+    model, images = write_model(tmp_path / "model", make_plans(), SIGMOID), write_noise_image(tmp_path / "images")
     values = file_of(tmp_path, {"spleen": 300, "liver": 7})
     chosen = ["--label_values", str(values)]
 
@@ -197,7 +187,7 @@ def test_commands(tmp_path, capsys) -> None:
     expected = np.where(masks["liver"], 7, np.where(masks["spleen"], 300, 0))
     assert set(np.unique(expected)) == {0, 7, 300}
     assert run("chosen", *chosen) == 0
-    np.testing.assert_array_equal(read(tmp_path / "chosen"), expected)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "chosen"), expected)
     written = json.loads((tmp_path / "chosen" / "dataset.json").read_text())
     assert written["labels"] == {"background": 0, "spleen": 300, "liver": 7}
     # the order counts, and where the numbers were read does not
@@ -212,18 +202,20 @@ def test_commands(tmp_path, capsys) -> None:
     exported = tmp_path / "exported"
     assert export(["-m", str(model), "-o", str(exported), "--formats", "torch", *chosen]) == 0
     assert run("default", model=exported) == 0
-    np.testing.assert_array_equal(read(tmp_path / "default"), expected)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "default"), expected)
     assert json.loads((tmp_path / "default" / "dataset.json").read_text())["labels"] == written["labels"]
     # a file beats what the model was exported with, and so does a protocol
     assert run("given", "--label_values", str(other), model=exported) == 0
     expected = np.where(masks["spleen"], 300, np.where(masks["liver"], 7, 0))
-    np.testing.assert_array_equal(read(tmp_path / "given"), expected)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "given"), expected)
     assert run("btcv", "--protocol", "btcv", model=exported) == 0
-    np.testing.assert_array_equal(read(tmp_path / "btcv"), np.array([0, 6, 6, 0])[read(tmp_path / "own")])
+    np.testing.assert_array_equal(
+        read_label_map(tmp_path / "btcv"), np.array([0, 6, 6, 0])[read_label_map(tmp_path / "own")]
+    )
 
 
 def test_bad_arguments_write_nothing(tmp_path, capsys) -> None:
-    model, images = write_model(tmp_path / "model", make_plans(), SIGMOID), write_image(tmp_path / "images")
+    model, images = write_model(tmp_path / "model", make_plans(), SIGMOID), write_noise_image(tmp_path / "images")
     words = ["-i", str(images), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu"]
     words += ["--label_values", str(file_of(tmp_path, {"kidney": 2}))]
     for more in (["--protocol", "btcv"], ["--output", "classes"], ["--output", "seg.nrrd"]):

@@ -101,8 +101,7 @@ def export_model(
         tolerance: Largest relative difference that is taken, in fp32.
         tolerance_bf16: Largest one in bf16, beyond which the model is predicted in fp32 unless bf16 is asked for.
         label_values: What label maps of the exported model have by default; None for the model's own values.
-        compete: Whether in label maps of the exported model, by default, classes that exclude each other compete; see
-            `competing`.
+        compete: Whether classes compete in label maps of the exported model, by default; see `competing`.
 
     Returns:
         How well each format agrees with the checkpoints: 'torch', and 'torch, bf16' where this processor has it.
