@@ -197,7 +197,7 @@ def _settings(
     return {
         "model": str(model.resolve()),
         **{name: getattr(arguments, name) for name in chosen},
-        # pairs, because their order counts and that of objects does not
         "compete": plan.decoding.rivals is not None,
+        # pairs, because their order counts and that of objects does not
         "label_values": None if values is None else [list(pair) for pair in values.numbers.items()],
     }
